@@ -1,0 +1,108 @@
+import type { Family, Prediction } from "../checkpoint/index.ts";
+import type { FloatTensor } from "../tensor/index.ts";
+
+/** What a client knows of a served checkpoint: enough to sample, encode and decode. */
+export type ModelInfo = Readonly<{
+  /** Stable handle, "<folder kind>/<relative path>", such as "checkpoints/luna-emoji-v1.safetensors". */
+  id: string;
+  family?: Family;
+  prediction: Prediction;
+  isZeroTerminalSnr: boolean;
+  latentScale: number;
+  dtype: string;
+  bytes: number;
+  unet?: Readonly<{
+    inChannels: number;
+    outChannels: number;
+    contextDim: number;
+    admChannels: number;
+    modelChannels: number;
+  }>;
+  textEncoders: readonly Readonly<{
+    kind: "clip-l" | "clip-h" | "clip-g";
+    width: number;
+    layers: number;
+    projection: number;
+  }>[];
+  vae?: Readonly<{
+    kind: "kl" | "taesd";
+    latentChannels: number;
+    downscale: number;
+    hasEncoder: boolean;
+    hasDecoder: boolean;
+  }>;
+}>;
+
+/** LoRA as a request names it; applied in order, strengths independent for net and text encoder. */
+export type LoraRef = Readonly<{ name: string; strengthModel: number; strengthClip: number }>;
+
+/** Residuals as a ControlNet or T2I-Adapter yields them; docs/protocol.md says where each is added. */
+export type Control = Readonly<{
+  input: readonly (FloatTensor | undefined)[];
+  middle: readonly (FloatTensor | undefined)[];
+  output: readonly (FloatTensor | undefined)[];
+}>;
+
+export type UNetInputs = Readonly<{
+  /** [b, inChannels, h, w], as the net sees it: already scaled by the client. */
+  x: FloatTensor;
+  /** [b]; fractional and negative values are legal. */
+  timesteps: readonly number[] | Float32Array;
+  /** [b, t, contextDim]; sent once, then named by digest. */
+  context: FloatTensor;
+  /** [b, admChannels]; SDXL only. */
+  y?: FloatTensor;
+  control?: Control;
+}>;
+
+export type CallOptions = Readonly<{ signal?: AbortSignal; deadlineMs?: number }>;
+
+export type TextInputs = Readonly<{
+  encoder: "clip-l" | "clip-h" | "clip-g";
+  /** Rows of 77 token ids, start and end tokens and padding included. */
+  tokens: readonly (readonly number[])[];
+  /** Textual inversion: vectors that stand at [row, column] in place of the token. */
+  embeddings?: readonly Readonly<{ row: number; column: number; vector: Float32Array }>[];
+  /** -1 last layer, -2 the one before ("clip skip 2"), ... */
+  layer: number;
+  /** Apply the final layer norm to that layer's output (SD1, SD2: yes; SDXL: no). */
+  isLayerNormed: boolean;
+}>;
+
+export type TextOutputs = Readonly<{
+  /** [rows, 77, width] */
+  hidden: FloatTensor;
+  /** [rows, width]: the last layer, normed, at the end-of-text token; not projected. */
+  pooled: FloatTensor;
+  /** [rows, projection] where the encoder has a text_projection. */
+  projected?: FloatTensor;
+}>;
+
+/** A UNet somewhere else; `clone` and LoRAs as in ComfyUI's ModelPatcher. DaemonModel implements it. */
+export interface UNetModel {
+  readonly info: ModelInfo;
+  readonly loras: readonly LoraRef[];
+  forward(inputs: UNetInputs, options?: CallOptions): Promise<FloatTensor>;
+  withLora(lora: LoraRef): UNetModel;
+}
+
+export interface TextModel {
+  readonly info: ModelInfo;
+  readonly loras: readonly LoraRef[];
+  encode(inputs: TextInputs, options?: CallOptions): Promise<TextOutputs>;
+  withLora(lora: LoraRef): TextModel;
+}
+
+export interface VaeModel {
+  readonly info: ModelInfo;
+  /** Unscaled latent [b, 4, h, w] to an image [b, 3, 8h, 8w] in -1..1 (not clamped). */
+  decode(
+    latent: FloatTensor,
+    options?: CallOptions & { tile?: { size: number; overlap: number } },
+  ): Promise<FloatTensor>;
+  /** Image [b, 3, 8h, 8w] in -1..1 to the mode of the latent [b, 4, h, w], unscaled. */
+  encode(
+    image: FloatTensor,
+    options?: CallOptions & { tile?: { size: number; overlap: number } },
+  ): Promise<FloatTensor>;
+}

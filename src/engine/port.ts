@@ -1,0 +1,79 @@
+import type { Checkpoint } from "../checkpoint/index.ts";
+import type { Tensor } from "../tensor/index.ts";
+
+/** A net the engine can hold: one ONNX session each. */
+export type ComponentName = "unet" | "clip-l" | "clip-g" | "clip-h" | "vae-encoder" | "vae-decoder";
+
+/** One adapter as a run uses it: a file the engine reads, or factors the client has sent. */
+export type LoraUse = Readonly<{
+  source:
+    | Readonly<{
+        type: "file";
+        path: string /** size and mtime: a replaced file is another key. */;
+        key: string;
+      }>
+    | Readonly<{
+        type: "factors";
+        /** Content name of the whole set. */
+        digest: string;
+        /** `${layer}.down` [rank, inputs...] and `${layer}.up` [rank, outputs], alpha folded in. */
+        tensors: ReadonlyMap<string, Tensor>;
+      }>;
+  strength: number;
+}>;
+
+/** One client's part of a batch; axis 0 of every tensor is its own rows. */
+export type RunItem = Readonly<{
+  /**
+   * unet: x [b, c, h, w], timesteps [b] F32, context [b, t, d], y? [b, adm], and control tensors
+   *   "control.input.N", "control.middle.0", "control.output.N" [1 or b, c, h, w];
+   * clip-*: tokens [n, 77] I64, embeddings? [m, width] with embedding_positions? [m, 2] (row, column);
+   * vae-decoder: latent [b, 4, h, w] (unscaled); vae-encoder: image [b, 3, h, w] in -1..1.
+   */
+  tensors: ReadonlyMap<string, Tensor>;
+  loras: readonly LoraUse[];
+  /** clip-*: which hidden state, counted from the end as ComfyUI does (-1 last, -2 clip skip). */
+  layer?: number;
+  /** clip-*: apply the final layer norm to that hidden state. */
+  isLayerNormed?: boolean;
+}>;
+
+/**
+ * unet: "out" [b, c, h, w]; clip: "hidden" [n, 77, width], "pooled" [n, width] (last layer, final
+ * norm, at the first end-of-text token), "projected" [n, projection] where the encoder has one;
+ * vae: "image" [b, 3, h, w] or "latent" (the mode) [b, 4, h, w].
+ */
+export type RunOutput = Readonly<{
+  tensors: ReadonlyMap<string, Tensor>;
+  /** LoRA facts a client should hear once: missing file, unmatched keys. */
+  warnings: readonly string[];
+}>;
+
+export type EngineInfo = Readonly<{
+  pid: number;
+  device: string;
+  provider: string;
+  rssBytes: number;
+  restarts: number;
+  loaded: readonly Readonly<{ path: string; component: ComponentName; bytes: number }>[];
+  loraCache: Readonly<{ entries: number; bytes: number }>;
+}>;
+
+/** What the daemon asks of a device. Implementations: the supervised child process, a fake for tests. */
+export interface Engine {
+  /** Opens one net of a checkpoint file; loading it again is a no-op. Survives engine restarts. */
+  load(
+    path: string,
+    component: ComponentName,
+    checkpoint: Checkpoint,
+  ): Promise<{ bytes: number; ms: number }>;
+  unload(path: string, component?: ComponentName): Promise<void>;
+  /** One session run for all items; `engineMs` is the time spent inside the session. */
+  run(
+    path: string,
+    component: ComponentName,
+    items: readonly RunItem[],
+  ): Promise<{ outputs: readonly RunOutput[]; engineMs: number }>;
+  info(): Promise<EngineInfo>;
+  close(): Promise<void>;
+}

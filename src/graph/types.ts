@@ -1,0 +1,30 @@
+/** One weight that an adapter may change: an input pair of the graph stands beside it. */
+export type AdapterTarget = Readonly<{
+  /** Canonical layer name without ".weight": "input_blocks.1.1.transformer_blocks.0.attn1.to_q". */
+  name: string;
+  kind: "linear" | "conv";
+  inputs: number;
+  outputs: number;
+  /** [1, 1] for linear layers and 1x1 convolutions. */
+  kernel: readonly [number, number];
+}>;
+
+/**
+ * How the operators of a graph are written for one execution provider. Model code is one; only
+ * these choices differ. `fused` = com.microsoft.MultiHeadAttention, `plain` = MatMul, Softmax, MatMul.
+ */
+export type OpChoices = Readonly<{
+  attention: "fused" | "plain";
+  /** Element type the graph computes in; stored weights of another type are cast once. */
+  compute: "float32" | "float16";
+  /** Smallest legal LoRA rank: 0, or 1 where empty inputs are not (WebGPU). */
+  rankMin: 0 | 1;
+}>;
+
+/** A finished ONNX graph whose weights are external data of one file. */
+export type BuiltGraph = Readonly<{
+  /** Serialized ModelProto; external data location is `externalFile`. */
+  model: Uint8Array;
+  externalFile: string;
+  adapterTargets: readonly AdapterTarget[];
+}>;
