@@ -1,3 +1,15 @@
+export {
+  type Config,
+  configurationPage,
+  type Environment,
+  flagName,
+  parseFlags,
+  readConfig,
+  SETTINGS,
+  type SettingName,
+  settingOptions,
+  variableName,
+} from "./config.ts";
 export { ERRORS, type ErrorCode, isErrorCode, LunaError } from "./errors.ts";
 export {
   createLogger,

@@ -1,0 +1,316 @@
+/**
+ * Settings: flags > LUNA_* variables > luna.toml > defaults, read once, checked and frozen.
+ * One table describes them all; `--help`, docs/configuration.md and `luna doctor` come from it.
+ * This file alone reads the environment.
+ */
+import { existsSync, readFileSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { parseArgs } from "node:util";
+import { parse as parseToml } from "smol-toml";
+import { LunaError } from "./errors.ts";
+
+type Kind = "string" | "integer" | "boolean" | "list";
+
+type Setting = Readonly<{
+  kind: Kind;
+  default: string | number | boolean | readonly string[];
+  unit?: string;
+  choices?: readonly string[];
+  min?: number;
+  max?: number;
+  /** Never shown or logged. */
+  isSecret?: boolean;
+  doc: string;
+}>;
+
+const MIB = 1024 * 1024;
+
+export const SETTINGS = {
+  models: {
+    kind: "list",
+    default: [],
+    doc: "Model folder as ComfyUI lays it out (checkpoints, loras, vae, ...); may be given several times. The embedded model's folder always comes last.",
+  },
+  extraModelPaths: {
+    kind: "string",
+    default: "",
+    doc: "ComfyUI's own extra_model_paths.yaml, read for more model folders.",
+  },
+  host: {
+    kind: "string",
+    default: "127.0.0.1",
+    doc: "Address to listen on. Anything but loopback needs a token.",
+  },
+  port: {
+    kind: "integer",
+    default: 19283,
+    min: 0,
+    max: 65535,
+    doc: "TCP port; 0 picks a free one.",
+  },
+  socket: {
+    kind: "string",
+    default: "auto",
+    doc: "Path of the Unix socket (named pipe on Windows) that serves the same protocol; `auto` derives it from the port, `off` opens none.",
+  },
+  token: { kind: "string", default: "", isSecret: true, doc: "Token every client must show." },
+  tokenFile: { kind: "string", default: "", doc: "File that holds the token." },
+  allowedHosts: {
+    kind: "list",
+    default: [],
+    doc: "Host names besides loopback under which a browser or proxy may reach the daemon.",
+  },
+  device: {
+    kind: "string",
+    default: "auto",
+    doc: "Where the engine runs: auto, cpu, cuda or webgpu. `auto` takes the first that passes its self-test.",
+  },
+  threads: {
+    kind: "integer",
+    default: 0,
+    min: 0,
+    max: 1024,
+    doc: "Threads of the CPU engine; 0 takes one for each core.",
+  },
+  memoryMiB: {
+    kind: "integer",
+    default: 0,
+    min: 0,
+    max: 16 * MIB,
+    unit: "MiB",
+    doc: "Budget of loaded models; the least recently used idle one goes first. 0 takes three quarters of the machine's memory.",
+  },
+  loraCacheMiB: {
+    kind: "integer",
+    default: 1024,
+    min: 1,
+    max: MIB,
+    unit: "MiB",
+    doc: "Budget of parsed LoRA files.",
+  },
+  tensorStoreMiB: {
+    kind: "integer",
+    default: 1024,
+    min: 1,
+    max: MIB,
+    unit: "MiB",
+    doc: "Budget of tensors that clients name by digest.",
+  },
+  batchRowsMax: {
+    kind: "integer",
+    default: 8,
+    min: 1,
+    max: 256,
+    unit: "rows",
+    doc: "Most rows of one session run; requests beyond it wait for the next.",
+  },
+  queueMax: {
+    kind: "integer",
+    default: 256,
+    min: 1,
+    max: 100_000,
+    unit: "requests",
+    doc: "Requests that may wait; the next one is refused with QUEUE_FULL.",
+  },
+  daemonUrl: {
+    kind: "string",
+    default: "",
+    doc: "Where clients look for the daemon; empty means ws://127.0.0.1:<port>.",
+  },
+  logLevel: {
+    kind: "string",
+    default: "info",
+    choices: ["debug", "info", "warn", "error"],
+    doc: "Lowest level of log entries written to standard error.",
+  },
+} as const satisfies Record<string, Setting>;
+
+export type SettingName = keyof typeof SETTINGS;
+type ValueOf<S extends Setting> = S["kind"] extends "list"
+  ? readonly string[]
+  : S["kind"] extends "integer"
+    ? number
+    : S["kind"] extends "boolean"
+      ? boolean
+      : string;
+export type Config = Readonly<{ [Name in SettingName]: ValueOf<(typeof SETTINGS)[Name]> }>;
+type Value = string | number | boolean | readonly string[];
+
+/** "loraCacheMiB" -> "lora-cache-mib". */
+export function flagName(name: string): string {
+  return name.replace(/[A-Z]+/g, (capitals) => `-${capitals.toLowerCase()}`).replace("mi-b", "mib");
+}
+
+/** "loraCacheMiB" -> "LUNA_LORA_CACHE_MIB". */
+export function variableName(name: string): string {
+  return `LUNA_${flagName(name).replaceAll("-", "_").toUpperCase()}`;
+}
+
+function invalid(source: string, message: string): LunaError {
+  return new LunaError("CONFIG_INVALID", `${source}: ${message}`);
+}
+
+function checkInteger(setting: Setting, value: unknown, source: string): number {
+  const number = typeof value === "string" && value.trim() !== "" ? Number(value) : value;
+  const { min = 0, max = Number.MAX_SAFE_INTEGER } = setting;
+  if (typeof number !== "number" || !Number.isSafeInteger(number) || number < min || number > max) {
+    throw invalid(source, `${JSON.stringify(value)} is not a whole number from ${min} to ${max}.`);
+  }
+  return number;
+}
+
+function checkValue(setting: Setting, value: unknown, source: string): Value {
+  switch (setting.kind) {
+    case "integer":
+      return checkInteger(setting, value, source);
+    case "boolean": {
+      const flags: Record<string, boolean> = { true: true, "1": true, false: false, "0": false };
+      const flag = flags[String(value)];
+      if (flag === undefined)
+        throw invalid(source, `${JSON.stringify(value)} is not true or false.`);
+      return flag;
+    }
+    case "list": {
+      const list = Array.isArray(value) ? value : [value];
+      if (!list.every((item) => typeof item === "string")) throw invalid(source, "texts expected.");
+      return list;
+    }
+    case "string": {
+      if (typeof value !== "string") throw invalid(source, "a text is expected.");
+      if (setting.choices && !setting.choices.includes(value)) {
+        throw invalid(source, `"${value}" is none of ${setting.choices.join(", ")}.`);
+      }
+      return value;
+    }
+  }
+}
+
+function readToml(path: string): Record<string, unknown> {
+  try {
+    return parseToml(readFileSync(path, "utf8"));
+  } catch (cause) {
+    throw new LunaError("CONFIG_INVALID", `${path} is not valid TOML: ${String(cause)}`, { cause });
+  }
+}
+
+function fromFile(path: string): Map<string, Value> {
+  const values = new Map<string, Value>();
+  for (const [key, value] of Object.entries(readToml(path))) {
+    const name = Object.keys(SETTINGS).find(
+      (candidate) => candidate === key || flagName(candidate) === key,
+    );
+    if (name === undefined) {
+      throw invalid(path, `unknown setting "${key}". Known: ${Object.keys(SETTINGS).join(", ")}.`);
+    }
+    values.set(name, checkValue(SETTINGS[name as SettingName], value, `${path}, ${key}`));
+  }
+  return values;
+}
+
+export type Environment = Readonly<Record<string, string | undefined>>;
+
+function fromEnvironment(environment: Environment): Map<string, Value> {
+  const values = new Map<string, Value>();
+  for (const [name, setting] of Object.entries<Setting>(SETTINGS)) {
+    const variable = variableName(name);
+    const text = environment[variable];
+    if (text === undefined || text === "") continue;
+    const separator = process.platform === "win32" ? ";" : ":";
+    const value = setting.kind === "list" ? text.split(separator).filter(Boolean) : text;
+    values.set(name, checkValue(setting, value, variable));
+  }
+  return values;
+}
+
+/** The options of node:util parseArgs for these settings. */
+export function settingOptions(names: readonly SettingName[]) {
+  return Object.fromEntries(
+    names.map((name) => {
+      const setting: Setting = SETTINGS[name];
+      const type = setting.kind === "boolean" ? ("boolean" as const) : ("string" as const);
+      return [flagName(name), { type, multiple: setting.kind === "list" }];
+    }),
+  );
+}
+
+export type ConfigSources = Readonly<{
+  /** Parsed flags by flag name, as parseArgs gives them. */
+  flags?: Readonly<Record<string, unknown>>;
+  environment?: Environment;
+  /** Folder where luna.toml is looked for. */
+  folder?: string;
+}>;
+
+/** Merges and checks all sources. Throws CONFIG_INVALID naming the source and the value. */
+export function readConfig({
+  flags = {},
+  environment = process.env,
+  folder = process.cwd(),
+}: ConfigSources = {}): Config {
+  const file = environment["LUNA_CONFIG"] ?? join(folder, "luna.toml");
+  const isNamed = environment["LUNA_CONFIG"] !== undefined;
+  if (isNamed && !existsSync(file)) throw invalid("LUNA_CONFIG", `${file} does not exist.`);
+  const merged = new Map<string, Value>();
+  for (const [name, setting] of Object.entries<Setting>(SETTINGS))
+    merged.set(name, setting.default);
+  if (existsSync(file)) for (const [name, value] of fromFile(file)) merged.set(name, value);
+  for (const [name, value] of fromEnvironment(environment)) merged.set(name, value);
+  for (const [name, setting] of Object.entries<Setting>(SETTINGS)) {
+    const value = flags[flagName(name)];
+    if (value !== undefined) merged.set(name, checkValue(setting, value, `--${flagName(name)}`));
+  }
+  // Every name has a checked value of its own kind by now.
+  const config = Object.fromEntries(merged) as unknown as Config;
+  return Object.freeze({ ...config, token: config.token || readToken(config.tokenFile) });
+}
+
+function readToken(path: string): string {
+  if (path === "") return "";
+  try {
+    return readFileSync(resolve(path), "utf8").trim();
+  } catch (cause) {
+    throw new LunaError("CONFIG_INVALID", `The token file ${path} cannot be read.`, { cause });
+  }
+}
+
+/** Parses a command line of settings and extra options; throws CONFIG_INVALID on unknown flags. */
+export function parseFlags(
+  args: readonly string[],
+  options: NonNullable<Parameters<typeof parseArgs>[0]>["options"],
+): { values: Record<string, unknown>; positionals: string[] } {
+  try {
+    const { values, positionals } = parseArgs({
+      args: [...args],
+      options: options ?? {},
+      allowPositionals: true,
+    });
+    return { values: { ...values }, positionals };
+  } catch (cause) {
+    throw new LunaError("CONFIG_INVALID", cause instanceof Error ? cause.message : String(cause), {
+      cause,
+    });
+  }
+}
+
+/** The page docs/configuration.md, made from the table. */
+export function configurationPage(): string {
+  const rows = Object.entries<Setting>(SETTINGS).map(([name, setting]) => {
+    const value = Array.isArray(setting.default) ? "none" : String(setting.default) || "empty";
+    const range = setting.choices?.join(", ") ?? "";
+    const facts = [setting.kind, setting.unit, range].filter(Boolean).join(", ");
+    return `| \`${name}\` | \`--${flagName(name)}\` | \`${variableName(name)}\` | ${facts} | ${value} | ${setting.doc} |`;
+  });
+  return [
+    "# Configuration",
+    "",
+    "Flags win over `LUNA_*` variables, these over `luna.toml` in the working folder (or the file named by",
+    "`LUNA_CONFIG`), these over the defaults. Keys in `luna.toml` are the names of the first column; lists are",
+    "arrays there, and separated by `:` (`;` on Windows) in a variable. This page is generated from",
+    "`src/kernel/config.ts` by `npm run docs`.",
+    "",
+    "| name | flag | variable | kind | default | what it does |",
+    "|---|---|---|---|---|---|",
+    ...rows,
+    "",
+  ].join("\n");
+}
