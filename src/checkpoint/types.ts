@@ -89,3 +89,6 @@ export type Checkpoint = Readonly<{
   /** Element type of most weights. */
   dtype: DType;
 }>;
+
+/** A net that is loaded and run by itself: one ONNX session each. */
+export type ComponentName = "unet" | TextEncoderKind | "vae-encoder" | "vae-decoder";

@@ -1,15 +1,17 @@
-import type { Checkpoint } from "../checkpoint/index.ts";
+import type { ComponentName } from "../checkpoint/index.ts";
 import type { Tensor } from "../tensor/index.ts";
 
-/** A net the engine can hold: one ONNX session each. */
-export type ComponentName = "unet" | "clip-l" | "clip-g" | "clip-h" | "vae-encoder" | "vae-decoder";
+export type { ComponentName } from "../checkpoint/index.ts";
 
 /** One adapter as a run uses it: a file the engine reads, or factors the client has sent. */
 export type LoraUse = Readonly<{
   source:
     | Readonly<{
         type: "file";
-        path: string /** size and mtime: a replaced file is another key. */;
+        path: string;
+        /** Name the user knows it by, for logs and warnings. */
+        name: string;
+        /** Size and mtime: a replaced file is another key. */
         key: string;
       }>
     | Readonly<{
@@ -36,6 +38,8 @@ export type RunItem = Readonly<{
   layer?: number;
   /** clip-*: apply the final layer norm to that hidden state. */
   isLayerNormed?: boolean;
+  /** vae-*: work in tiles of `size` latent cells that share `overlap` cells with their neighbours. */
+  tile?: Readonly<{ size: number; overlap: number }>;
 }>;
 
 /**
@@ -54,6 +58,7 @@ export type EngineInfo = Readonly<{
   device: string;
   provider: string;
   rssBytes: number;
+  /** How often a crash was followed by a new process. */
   restarts: number;
   loaded: readonly Readonly<{ path: string; component: ComponentName; bytes: number }>[];
   loraCache: Readonly<{ entries: number; bytes: number }>;
@@ -61,12 +66,12 @@ export type EngineInfo = Readonly<{
 
 /** What the daemon asks of a device. Implementations: the supervised child process, a fake for tests. */
 export interface Engine {
-  /** Opens one net of a checkpoint file; loading it again is a no-op. Survives engine restarts. */
-  load(
-    path: string,
-    component: ComponentName,
-    checkpoint: Checkpoint,
-  ): Promise<{ bytes: number; ms: number }>;
+  /**
+   * Opens one net of a checkpoint file; loading it again is a no-op. Survives engine restarts.
+   * The engine reads the header itself, of the very file it maps: a path may be replaced meanwhile.
+   * `bytes` is what the weights take while loaded (mapped or private).
+   */
+  load(path: string, component: ComponentName): Promise<{ bytes: number; ms: number }>;
   unload(path: string, component?: ComponentName): Promise<void>;
   /** One session run for all items; `engineMs` is the time spent inside the session. */
   run(
