@@ -1,1 +1,2 @@
+export { adapterInputs, adapterRankMin } from "./adapters.ts";
 export type * from "./types.ts";

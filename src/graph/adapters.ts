@@ -1,0 +1,79 @@
+/**
+ * LoRA as inputs of the graph (docs/ARCHITECTURE.md): beside every target stands
+ * y += ((x down^T) * scale) up. `down` and `up` join the rows of all adapters in the batch, and
+ * `scale` holds each item's strength for each row, 0 where the item does not use it. So one run
+ * serves items with different adapters, and no weight is ever written.
+ */
+import type { GraphBuilder, Value } from "./graph-builder.ts";
+import { int, ints } from "./onnx.ts";
+import type { AdapterTarget, OpChoices } from "./types.ts";
+
+/** Names of the three inputs of a target. */
+export function adapterInputs(target: string): { down: string; up: string; scale: string } {
+  return {
+    down: `lora.${target}.down`,
+    up: `lora.${target}.up`,
+    scale: `lora.${target}.scale`,
+  };
+}
+
+/** Smallest legal rank of a target's inputs; rows of zeros fill up what is missing. */
+export function adapterRankMin(_target: AdapterTarget, choices: OpChoices): 0 | 1 {
+  return choices.rankMin;
+}
+
+/** Adds the side path of a linear layer to `y`. x [batch, time, in], or [batch, in] (`hasTime` false). */
+export function adaptLinear(
+  b: GraphBuilder,
+  layer: { name: string; x: Value; y: Value; inputs: number; outputs: number; hasTime: boolean },
+): Value {
+  const { name, x, y, inputs, outputs, hasTime } = layer;
+  if (!b.hasAdapters) return y;
+  b.addAdapterTarget({ name, kind: "linear", inputs, outputs, kernel: [1, 1] });
+  const names = adapterInputs(name);
+  const rank = `rank.${name}`;
+  const down = b.input(names.down, [rank, inputs]);
+  const up = b.input(names.up, [rank, outputs]);
+  const scale = b.input(names.scale, ["batch", 1, rank]);
+  // Without a time axis x would meet scale's axis 1 as if it were the batch.
+  const axis = b.integers([1]);
+  const rows = hasTime ? x : b.node("Unsqueeze", [x, axis]);
+  const inner = b.node("FusedMatMul", [rows, down], {
+    domain: "com.microsoft",
+    attributes: { transB: int(1) },
+  });
+  const side = b.node("MatMul", [b.node("Mul", [inner, scale]), up]);
+  return b.node("Add", [y, hasTime ? side : b.node("Squeeze", [side, axis])]);
+}
+
+/** Adds the side path of a convolution to `y`. x [batch, in, height, width]. */
+export function adaptConv(
+  b: GraphBuilder,
+  layer: {
+    name: string;
+    x: Value;
+    y: Value;
+    inputs: number;
+    outputs: number;
+    kernel: readonly [number, number];
+    stride: number;
+    pads: readonly number[];
+  },
+): Value {
+  const { name, x, y, inputs, outputs, kernel, stride, pads } = layer;
+  if (!b.hasAdapters) return y;
+  b.addAdapterTarget({ name, kind: "conv", inputs, outputs, kernel });
+  const names = adapterInputs(name);
+  const rank = `rank.${name}`;
+  const down = b.input(names.down, [rank, inputs, ...kernel]);
+  const up = b.input(names.up, [rank, outputs]);
+  const scale = b.input(names.scale, ["batch", rank, 1, 1]);
+  const inner = b.node("Conv", [x, down], {
+    attributes: { kernel_shape: ints(kernel), pads: ints(pads), strides: ints([stride, stride]) },
+  });
+  const upKernel = b.node("Unsqueeze", [b.node("Transpose", [up]), b.integers([2, 3])]);
+  const side = b.node("Conv", [b.node("Mul", [inner, scale]), upKernel], {
+    attributes: { kernel_shape: ints([1, 1]) },
+  });
+  return b.node("Add", [y, side]);
+}
