@@ -1,0 +1,52 @@
+#!/usr/bin/env node
+import { readFileSync } from "node:fs";
+import { type Command, runCommand } from "./command.ts";
+
+/** Loaded on demand: `luna run` must stay a light process. */
+const COMMANDS: Readonly<Record<string, [summary: string, load: () => Promise<Command>]>> = {
+  serve: ["Start the daemon.", async () => (await import("./serve.ts")).serve],
+  run: ["Run a workflow (API-format JSON).", async () => (await import("./run.ts")).run],
+  demo: [
+    "Four instances, one model: pictures and a table.",
+    async () => (await import("./demo.ts")).demo,
+  ],
+  status: ["What the daemon holds and does.", async () => (await import("./status.ts")).status],
+  models: ["Models on disk and in memory.", async () => (await import("./models.ts")).models],
+  loras: ["LoRAs on disk.", async () => (await import("./models.ts")).loras],
+  preload: ["Load a model now.", async () => (await import("./models.ts")).preload],
+  unload: ["Give a model's memory back.", async () => (await import("./models.ts")).unload],
+  monitor: ["Watch memory and speed.", async () => (await import("./monitor.ts")).monitor],
+  doctor: [
+    "Check this machine and say what to do.",
+    async () => (await import("./doctor.ts")).doctor,
+  ],
+  acceptance: [
+    "The eight acceptance tests.",
+    async () => (await import("./acceptance.ts")).acceptance,
+  ],
+};
+
+function version(): string {
+  const text = readFileSync(new URL("../../package.json", import.meta.url), "utf8");
+  return (JSON.parse(text) as { version: string }).version;
+}
+
+function overview(): string {
+  const lines = Object.entries(COMMANDS).map(
+    ([name, [summary]]) => `  ${name.padEnd(11)} ${summary}`,
+  );
+  return ["Usage: luna COMMAND [options]   (luna COMMAND --help)", "", ...lines].join("\n");
+}
+
+const [name = "--help", ...args] = process.argv.slice(2);
+const entry = Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined;
+if (entry !== undefined) {
+  process.exitCode = await runCommand(name, await entry[1](), args);
+} else if (name === "--version" || name === "-v") {
+  process.stdout.write(`${version()}\n`);
+} else {
+  const isHelp = name === "--help" || name === "-h" || name === "help";
+  const text = isHelp ? overview() : `luna: there is no command "${name}".\n\n${overview()}`;
+  (isHelp ? process.stdout : process.stderr).write(`${text}\n`);
+  process.exitCode = isHelp ? 0 : 1;
+}
