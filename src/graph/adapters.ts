@@ -36,14 +36,13 @@ export function adaptLinear(
   const up = b.input(names.up, [rank, outputs]);
   const scale = b.input(names.scale, ["batch", 1, rank]);
   // Without a time axis x would meet scale's axis 1 as if it were the batch.
-  const axis = b.integers([1]);
-  const rows = hasTime ? x : b.node("Unsqueeze", [x, axis]);
+  const rows = hasTime ? x : b.node("Unsqueeze", [x, b.integers([1])]);
   const inner = b.node("FusedMatMul", [rows, down], {
     domain: "com.microsoft",
     attributes: { transB: int(1) },
   });
   const side = b.node("MatMul", [b.node("Mul", [inner, scale]), up]);
-  return b.node("Add", [y, hasTime ? side : b.node("Squeeze", [side, axis])]);
+  return b.node("Add", [y, hasTime ? side : b.node("Squeeze", [side, b.integers([1])])]);
 }
 
 /** Adds the side path of a convolution to `y`. x [batch, in, height, width]. */
