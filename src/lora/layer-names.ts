@@ -1,0 +1,86 @@
+/**
+ * From the many names adapter files give a layer to the layer itself. Every dotted name is looked
+ * up with its dots as underscores, as kohya writes them, so one index a net serves all formats.
+ */
+import { type TextEncoderKind, unetDiffusersNames } from "../checkpoint/index.ts";
+import type { AdapterTarget } from "../graph/index.ts";
+import type { LoraModel } from "./types.ts";
+
+export type NetName = "unet" | TextEncoderKind;
+
+/** Which net a name belongs to (absent when the model lacks it) and which layer, if it has it. */
+export type ResolvedLayer = Readonly<{ net?: NetName; target?: AdapterTarget }>;
+
+type LayerIndex = ReadonlyMap<string, AdapterTarget>;
+
+/** PEFT wraps the model it adapts; the wrapper stands before or after the net's own prefix. */
+const PEFT_PREFIX = "base_model.model.";
+const UNET_PREFIXES = [
+  "lora_unet_",
+  "lycoris_",
+  "unet.",
+  "model.diffusion_model.",
+  "diffusion_model.",
+];
+/** Candidates in order: the first that the model has. SDXL: te1 is CLIP-L, te2 is OpenCLIP-G. */
+const TEXT_PREFIXES: readonly (readonly [string, readonly TextEncoderKind[]])[] = [
+  ["lora_te_", ["clip-l", "clip-h", "clip-g"]],
+  ["lora_te1_", ["clip-l", "clip-h"]],
+  ["lora_te2_", ["clip-g"]],
+  ["text_encoder.", ["clip-l", "clip-h", "clip-g"]],
+  ["text_encoder_2.", ["clip-g"]],
+  ["text_encoders.clip_l.transformer.", ["clip-l"]],
+  ["text_encoders.clip_g.transformer.", ["clip-g"]],
+  ["text_encoders.clip_h.transformer.", ["clip-h"]],
+];
+
+const flatten = (name: string): string => name.replaceAll(".", "_");
+const withoutPrefix = (name: string, prefix: string): string =>
+  name.startsWith(prefix) ? name.slice(prefix.length) : name;
+
+function indexLayers(targets: readonly AdapterTarget[]): Map<string, AdapterTarget> {
+  const index = new Map<string, AdapterTarget>();
+  for (const target of targets) addName(index, target.name, target);
+  return index;
+}
+
+function addName(index: Map<string, AdapterTarget>, name: string, target: AdapterTarget): void {
+  const flat = flatten(name);
+  index.set(flat, target);
+  // diffusers' attention processors call to_out.0 to_out.
+  if (flat.endsWith("_to_out_0")) index.set(flat.slice(0, -2), target);
+}
+
+function indexUNet({ config, targets }: NonNullable<LoraModel["unet"]>): LayerIndex {
+  const index = indexLayers(targets);
+  const byName = new Map(targets.map((target) => [target.name, target]));
+  for (const [diffusers, canonical] of unetDiffusersNames(config)) {
+    const target = byName.get(canonical);
+    if (target !== undefined) addName(index, diffusers, target);
+  }
+  return index;
+}
+
+/** Makes the look-up for one model: a file's layer name to the net and layer it means. */
+export function createLayerResolver(model: LoraModel): (name: string) => ResolvedLayer {
+  const unet = model.unet && indexUNet(model.unet);
+  const text = new Map([...model.text].map(([kind, targets]) => [kind, indexLayers(targets)]));
+
+  function resolveText(rest: string, kinds: readonly TextEncoderKind[]): ResolvedLayer {
+    const net = kinds.find((kind) => text.has(kind));
+    if (net === undefined) return {};
+    const target = text.get(net)?.get(flatten(withoutPrefix(rest, PEFT_PREFIX)));
+    return target === undefined ? { net } : { net, target };
+  }
+  return (name) => {
+    const bare = withoutPrefix(name, PEFT_PREFIX);
+    for (const [prefix, kinds] of TEXT_PREFIXES) {
+      if (bare.startsWith(prefix)) return resolveText(bare.slice(prefix.length), kinds);
+    }
+    if (unet === undefined) return {};
+    const prefix = UNET_PREFIXES.find((candidate) => bare.startsWith(candidate)) ?? "";
+    const rest = withoutPrefix(bare.slice(prefix.length), PEFT_PREFIX);
+    const target = unet.get(flatten(rest).replace("_processor_", "_"));
+    return target === undefined ? { net: "unet" } : { net: "unet", target };
+  };
+}

@@ -1,0 +1,7 @@
+/**
+ * Largest rank of one adapter on one layer. Trained LoRAs reach 512; a LoHa of dimension 32 is
+ * exactly rank 1,024. More than that costs more than the layer itself.
+ */
+export const ADAPTER_RANK_MAX = 1024;
+/** Bytes of all factors of one adapter, in float32: an SDXL LoRA of rank 256 takes 2.9 GB. */
+export const ADAPTER_BYTES_MAX = 4 * 1024 ** 3;

@@ -1,0 +1,149 @@
+/**
+ * The adapter inputs of a graph for one batch (design in src/graph/adapters.ts): the factors of
+ * all adapters in the batch joined row by row, and per batch row the strength of each. Factors
+ * depend on the ordered list of adapters alone, so a caller may keep `joinFactors`' result while
+ * strengths change each step.
+ */
+import {
+  type AdapterTarget,
+  adapterInputs,
+  adapterRankMin,
+  type OpChoices,
+} from "../graph/index.ts";
+import type { FloatTensor } from "../tensor/index.ts";
+import type { Adapter, Applied, LowRank } from "./types.ts";
+
+/**
+ * The distinct adapters a batch needs, by id: those with a strength other than 0 in some row.
+ * Without them a run at strength 0 is bit-equal to one without the adapter.
+ */
+export function activeAdapters(rows: readonly (readonly Applied[])[]): readonly Adapter[] {
+  const active = new Map<string, Adapter>();
+  for (const row of rows) {
+    for (const [id, strength] of strengthsById(row)) {
+      const adapter = strength === 0 ? undefined : row.find((applied) => applied.id === id);
+      if (adapter !== undefined) active.set(id, adapter);
+    }
+  }
+  // Sorted, so that the order of a stack changes neither the sums nor the cache key.
+  return [...active.values()].sort((a, b) => (a.id < b.id ? -1 : 1));
+}
+
+/** An adapter twice in one stack acts with the sum of its strengths. */
+function strengthsById(row: readonly Applied[]): ReadonlyMap<string, number> {
+  const strengths = new Map<string, number>();
+  for (const { id, strength } of row) strengths.set(id, (strengths.get(id) ?? 0) + strength);
+  return strengths;
+}
+
+function factorsOf(target: AdapterTarget, adapters: readonly Adapter[]): LowRank[] {
+  return adapters.flatMap(({ factors }) => factors.get(target.name) ?? []);
+}
+
+/** Rows joined in order; one adapter's alone are passed on without a copy. */
+function joinRows(parts: readonly Float32Array[], length: number): Float32Array {
+  const [first] = parts;
+  if (first !== undefined && first.length === length) return first;
+  const joined = new Float32Array(length);
+  let offset = 0;
+  for (const part of parts) {
+    joined.set(part, offset);
+    offset += part.length;
+  }
+  return joined;
+}
+
+/**
+ * `lora.NAME.down` [rank, inputs] (convolution: [rank, inputs, kh, kw]) and `lora.NAME.up`
+ * [rank, outputs] of every target; rank is the sum over the adapters, at least the graph's minimum.
+ */
+export function joinFactors(
+  targets: readonly AdapterTarget[],
+  adapters: readonly Adapter[],
+  choices: OpChoices,
+): ReadonlyMap<string, FloatTensor> {
+  const feeds = new Map<string, FloatTensor>();
+  for (const target of targets) {
+    const factors = factorsOf(target, adapters);
+    const { inputs, outputs, kernel, kind } = target;
+    const rank = rankOf(target, factors, choices);
+    const axes = kind === "conv" ? [inputs, ...kernel] : [inputs];
+    const names = adapterInputs(target.name);
+    const columns = inputs * kernel[0] * kernel[1];
+    const down = joinRows(
+      factors.map(({ down }) => down),
+      rank * columns,
+    );
+    const up = joinRows(
+      factors.map(({ up }) => up),
+      rank * outputs,
+    );
+    feeds.set(names.down, { shape: [rank, ...axes], data: down });
+    feeds.set(names.up, { shape: [rank, outputs], data: up });
+  }
+  return feeds;
+}
+
+function rankOf(target: AdapterTarget, factors: readonly LowRank[], choices: OpChoices): number {
+  const rank = factors.reduce((sum, factor) => sum + factor.rank, 0);
+  return Math.max(rank, adapterRankMin(target, choices));
+}
+
+/**
+ * `lora.NAME.scale` [batch, 1, rank] (convolution: [batch, rank, 1, 1]) of every target: each batch
+ * row's strength on the rows of each adapter, 0 where it does not use it. Adapters as given to
+ * `joinFactors`. Targets with the same ranks share one array.
+ */
+export function scaleRows(
+  targets: readonly AdapterTarget[],
+  adapters: readonly Adapter[],
+  options: Readonly<{ rows: readonly (readonly Applied[])[]; choices: OpChoices }>,
+): ReadonlyMap<string, FloatTensor> {
+  const batch = options.rows.length;
+  const strengths = options.rows.map((row) => {
+    const byId = strengthsById(row);
+    return adapters.map(({ id }) => byId.get(id) ?? 0);
+  });
+  const shared = new Map<string, Float32Array>();
+  const feeds = new Map<string, FloatTensor>();
+  for (const target of targets) {
+    const ranks = adapters.map(({ factors }) => factors.get(target.name)?.rank ?? 0);
+    const rank = rankOf(target, factorsOf(target, adapters), options.choices);
+    const key = `${rank}:${ranks.join()}`;
+    const data = shared.get(key) ?? scaleData(strengths, ranks, rank);
+    shared.set(key, data);
+    const shape = target.kind === "conv" ? [batch, rank, 1, 1] : [batch, 1, rank];
+    feeds.set(adapterInputs(target.name).scale, { shape, data });
+  }
+  return feeds;
+}
+
+function scaleData(
+  strengths: readonly (readonly number[])[],
+  ranks: readonly number[],
+  rank: number,
+): Float32Array {
+  const data = new Float32Array(strengths.length * rank);
+  for (const [row, values] of strengths.entries()) {
+    let at = row * rank;
+    for (const [index, value] of values.entries()) {
+      const end = at + (ranks[index] ?? 0);
+      data.fill(value, at, end);
+      at = end;
+    }
+  }
+  return data;
+}
+
+/** All adapter inputs of a batch, one entry of `rows` for each batch row. */
+export function packAdapters(
+  targets: readonly AdapterTarget[],
+  rows: readonly (readonly Applied[])[],
+  choices: OpChoices,
+): ReadonlyMap<string, FloatTensor> {
+  const adapters = activeAdapters(rows);
+  return new Map([
+    ...joinFactors(targets, adapters, choices),
+    ...scaleRows(targets, adapters, { rows, choices }),
+  ]);
+}

@@ -1,0 +1,78 @@
+import type { TextEncoderKind } from "../checkpoint/index.ts";
+import { LunaError } from "../kernel/index.ts";
+import type { Safetensors } from "../tensor/index.ts";
+import { type AdapterGroup, groupAdapterKeys } from "./adapter-keys.ts";
+import { createLayerResolver, type NetName } from "./layer-names.ts";
+import { ADAPTER_BYTES_MAX } from "./limits.ts";
+import { type AdapterKind, adapterKind, lowRank } from "./low-rank.ts";
+import type { LoraModel, LowRank, ParsedLora } from "./types.ts";
+
+/**
+ * Reads an adapter file for one model: which layers its keys mean, and each layer's exact factors
+ * with alpha folded in. Pure; the factors keep nothing of the file's bytes alive.
+ *
+ * Throws LORA_UNSUPPORTED for adapters without a low-rank form (DoRA, OFT, full differences, norms;
+ * too high a rank) and when no key names a layer of the model; LORA_MALFORMED for tensors that are
+ * missing, do not fit the layer, or hold NaN or infinity.
+ */
+export function parseLora(file: Safetensors, model: LoraModel): ParsedLora {
+  const resolve = createLayerResolver(model);
+  const { groups, otherKeys } = groupAdapterKeys(file);
+  const nets = new Map<NetName, Map<string, LowRank>>();
+  const unmatchedKeys = [...otherKeys];
+  const kinds = new Set<AdapterKind>();
+  let bytes = 0;
+  for (const group of groups) {
+    const { net, target } = resolve(group.layer);
+    if (net !== undefined && group.dense !== undefined) throw unsupported(group.dense);
+    const kind = target && adapterKind(group);
+    if (net === undefined || target === undefined || kind === undefined) {
+      unmatchedKeys.push(...group.keys);
+      continue;
+    }
+    const layers = nets.get(net) ?? new Map<string, LowRank>();
+    nets.set(net, layers);
+    if (layers.has(target.name)) throw twice(group, target.name);
+    const factors = lowRank(group, kind, target);
+    layers.set(target.name, factors);
+    kinds.add(kind);
+    bytes += factors.up.byteLength + factors.down.byteLength;
+    if (bytes > ADAPTER_BYTES_MAX) throw tooLarge(group);
+  }
+  if (kinds.size === 0) throw noMatch(unmatchedKeys);
+  const unet = nets.get("unet") ?? new Map<string, LowRank>();
+  const text = new Map<TextEncoderKind, ReadonlyMap<string, LowRank>>();
+  for (const [net, layers] of nets) if (net !== "unet") text.set(net, layers);
+  return { format: [...kinds].sort().join("+"), unet, text, unmatchedKeys, bytes };
+}
+
+function unsupported({ key, format }: NonNullable<AdapterGroup["dense"]>): LunaError {
+  return new LunaError(
+    "LORA_UNSUPPORTED",
+    `LoRA key "${key}" is ${format}, which has no exact low-rank form: merge the file into the ` +
+      "checkpoint, or convert it to a plain LoRA.",
+  );
+}
+
+function twice({ keys }: AdapterGroup, layer: string): LunaError {
+  return new LunaError(
+    "LORA_MALFORMED",
+    `LoRA key "${keys[0]}" names layer "${layer}", which another key of the file names too.`,
+  );
+}
+
+function tooLarge({ keys }: AdapterGroup): LunaError {
+  return new LunaError(
+    "LORA_UNSUPPORTED",
+    `LoRA factors exceed ${ADAPTER_BYTES_MAX} bytes at key "${keys[0]}": resize the file to a ` +
+      "lower rank or merge it into the checkpoint.",
+  );
+}
+
+function noMatch(keys: readonly string[]): LunaError {
+  return new LunaError(
+    "LORA_UNSUPPORTED",
+    `None of the LoRA's ${keys.length} keys names a layer of this model ` +
+      `(first: ${JSON.stringify(keys[0] ?? "")}): it was made for another model family.`,
+  );
+}
