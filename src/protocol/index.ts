@@ -1,0 +1,28 @@
+export { fromErrorMessage, toErrorMessage } from "./error-message.ts";
+export {
+  decodeFrame,
+  encodeFrame,
+  type Frame,
+  frameBytes,
+  joinFrame,
+  NO_TENSORS,
+} from "./frame.ts";
+export { FRAME_BYTES_MAX, HELLO_BYTES_MAX } from "./limits.ts";
+export {
+  type ClientMessage,
+  type DaemonMessage,
+  type ErrorMessage,
+  type Hello,
+  type Message,
+  PROTOCOL_VERSION,
+  parseClientMessage,
+  parseDaemonMessage,
+  type Request,
+  type Result,
+  requestIdOf,
+  type Timings,
+  type Welcome,
+} from "./messages.ts";
+export { isOp, OPS, type Op, type RequestBody, type ResultData } from "./ops.ts";
+export type { DaemonStatus, LoraSpec, ModelList, Tile } from "./schemas.ts";
+export { createMemoryTransportPair, type Transport } from "./transport.ts";

@@ -1,0 +1,26 @@
+/**
+ * One frame. The largest honest one is a step with ControlNet residuals: SDXL at 1024x1024 with CFG
+ * sends 215 MB in float32; an image of 4096x4096 has 201 MB. Twice that is room enough.
+ */
+export const FRAME_BYTES_MAX = 512 * 2 ** 20;
+/** Header of one frame: a whole SDXL UNet (1,680 tensors) needs 0.2 MB; ten times a full LoRA. */
+export const FRAME_HEADER_BYTES_MAX = 8 * 2 ** 20;
+/** Tensors in one frame: a LoRA on every SDXL layer has about 2,300. */
+export const FRAME_TENSORS_MAX = 16_384;
+/** Characters of message JSON: a request with 64 LoRAs and 64 digests stays below 20 kB. */
+export const MESSAGE_LENGTH_MAX = 2 ** 20;
+/** The hello comes first and holds two names and a token: what is larger is no client of ours. */
+export const HELLO_BYTES_MAX = 64 * 2 ** 10;
+/** Names of models, LoRAs and clients: paths below a model folder; Windows ends at 260. */
+export const NAME_LENGTH_MAX = 512;
+/** LoRAs of one request: people stack up to about ten. */
+export const LORAS_MAX = 64;
+/** ComfyUI's LoRA loaders allow -100 to 100. */
+export const STRENGTH_MAX = 100;
+/** The deepest text encoder has 32 layers (OpenCLIP-G). */
+export const LAYERS_MAX = 64;
+/** ComfyUI's tile sizes end at 4096 pixels; tiles below 64 are all border. */
+export const TILE_PIXELS_MAX = 4096;
+export const TILE_PIXELS_MIN = 64;
+/** Characters of a token: a 64-byte secret in hex has 128. */
+export const TOKEN_LENGTH_MAX = 1024;

@@ -1,0 +1,89 @@
+/**
+ * The operations: what a request carries beside `type`, `id` and `op`, and the `data` of its result.
+ * docs/protocol.md has the same table; ops.test.ts compares them. The seed's names are kept.
+ */
+import { z } from "zod";
+import { NAME_LENGTH_MAX } from "./limits.ts";
+import {
+  componentSchema,
+  digestSchema,
+  encoderSchema,
+  layerSchema,
+  listSchema,
+  lorasSchema,
+  modelInfoSchema,
+  nameSchema,
+  refsSchema,
+  statusSchema,
+  tileSchema,
+} from "./schemas.ts";
+
+const nothing = z.object({});
+const oneModel = { model: nameSchema };
+const modelData = z.object({ model: modelInfoSchema });
+const place = { path: nameSchema.exactOptional(), name: nameSchema.exactOptional() };
+
+export const OPS = {
+  register_model_by_path: { request: place, data: modelData },
+  register_checkpoint: { request: place, data: modelData },
+  register_model: {
+    request: {
+      upload: z.string().min(1).max(NAME_LENGTH_MAX),
+      last: z.boolean(),
+    },
+    data: z.object({ received: z.number(), model: modelInfoSchema.exactOptional() }),
+  },
+  model_forward: {
+    request: {
+      ...oneModel,
+      loras: lorasSchema.exactOptional(),
+      refs: refsSchema.exactOptional(),
+    },
+    data: nothing,
+  },
+  clip_encode: {
+    request: {
+      ...oneModel,
+      encoder: encoderSchema,
+      layer: layerSchema,
+      isLayerNormed: z.boolean(),
+      loras: lorasSchema.exactOptional(),
+      refs: refsSchema.exactOptional(),
+    },
+    data: nothing,
+  },
+  vae_encode: {
+    request: { ...oneModel, tile: tileSchema.exactOptional(), refs: refsSchema.exactOptional() },
+    data: nothing,
+  },
+  vae_decode: {
+    request: { ...oneModel, tile: tileSchema.exactOptional(), refs: refsSchema.exactOptional() },
+    data: nothing,
+  },
+  put_tensors: { request: {}, data: nothing },
+  put_lora: { request: {}, data: z.object({ digest: digestSchema }) },
+  list: { request: {}, data: listSchema },
+  preload: {
+    request: { ...oneModel, components: z.array(componentSchema).min(1).max(6).exactOptional() },
+    data: modelData,
+  },
+  unload: { request: oneModel, data: nothing },
+  pin: { request: oneModel, data: nothing },
+  unpin: { request: oneModel, data: nothing },
+  status: { request: {}, data: z.object({ status: statusSchema }) },
+  ping: { request: {}, data: nothing },
+} as const;
+
+export type Op = keyof typeof OPS;
+
+type Fields<Name extends Op> = z.infer<z.ZodObject<(typeof OPS)[Name]["request"]>>;
+
+/** A request without its envelope: `{ op: "unload", model: "checkpoints/a.safetensors" }`. */
+export type RequestBody<Name extends Op = Op> = { [K in Name]: { op: K } & Fields<K> }[Name];
+
+/** What a result of `Name` carries under `data`. */
+export type ResultData<Name extends Op> = z.infer<(typeof OPS)[Name]["data"]>;
+
+export function isOp(name: unknown): name is Op {
+  return typeof name === "string" && Object.hasOwn(OPS, name);
+}
