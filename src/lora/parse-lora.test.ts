@@ -1,0 +1,262 @@
+import { readFileSync } from "node:fs";
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import { loraFile, loraModel, scalar, weightTarget } from "../../test/support/lora-models.ts";
+import type { UNetConfig } from "../checkpoint/index.ts";
+import type { AdapterTarget } from "../graph/index.ts";
+import { LunaError } from "../kernel/index.ts";
+import { fromFloat, parseSafetensors, type Tensor, toFloat } from "../tensor/index.ts";
+import { parseLora } from "./parse-lora.ts";
+import type { LoraModel, LowRank } from "./types.ts";
+
+const goldenUrl = (name: string): URL =>
+  new URL(`../../test/fixtures/goldens/${name}`, import.meta.url);
+const configs: { unet: Record<string, { config: UNetConfig }> } = JSON.parse(
+  readFileSync(goldenUrl("checkpoint-names.json"), "utf8"),
+);
+const TINY = loraModel(configs.unet["tiny-sd1"]?.config, { "clip-l": [128, 3] });
+const QUERY = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q";
+const QUERY_NAME = "input_blocks.3.1.transformer_blocks.0.attn1.to_q";
+
+/** up^T down, as [outputs, inputs * kernel]. */
+function dense({ rank, up, down }: LowRank): Float64Array {
+  const outputs = up.length / rank;
+  const inputs = down.length / rank;
+  const result = new Float64Array(outputs * inputs);
+  for (let r = 0; r < rank; r++) {
+    for (let o = 0; o < outputs; o++) {
+      for (let i = 0; i < inputs; i++) {
+        result[o * inputs + i] =
+          (result[o * inputs + i] ?? 0) + (up[r * outputs + o] ?? 0) * (down[r * inputs + i] ?? 0);
+      }
+    }
+  }
+  return result;
+}
+
+function relativeError(actual: Float64Array, expected: Float32Array, strength: number): number {
+  let difference = 0;
+  let norm = 0;
+  for (const [i, value] of expected.entries()) {
+    difference += (strength * (actual[i] ?? 0) - value) ** 2;
+    norm += value ** 2;
+  }
+  return Math.sqrt(difference / norm);
+}
+
+const oneTarget = (target: AdapterTarget): LoraModel => ({
+  text: new Map([["clip-l", [target]]]),
+});
+
+describe("factors equal the weight change ComfyUI computes", () => {
+  const goldens = parseSafetensors(readFileSync(goldenUrl("lora/deltas.safetensors")));
+  const names = Object.keys(goldens.metadata);
+  test.each(names)("%s", (name) => {
+    const parts = [...goldens.tensors].filter(([key]) => key.startsWith(`${name}|x`));
+    const delta = goldens.tensors.get(`${name}|delta`);
+    if (delta === undefined) throw new Error(`no delta of ${name}`);
+    const file = loraFile(
+      Object.fromEntries(
+        parts.map(([key, tensor]) => [key.replace(`${name}|x`, "text_encoder.x"), tensor]),
+      ),
+    );
+    const parsed = parseLora(file, oneTarget(weightTarget("x", delta.shape)));
+    const factors = parsed.text.get("clip-l")?.get("x");
+    if (factors === undefined) throw new Error("no factors");
+    expect(factors.rank).toBeLessThanOrEqual(24);
+    expect(parsed.unmatchedKeys).toEqual([]);
+    expect(parsed.bytes).toBe(factors.up.byteLength + factors.down.byteLength);
+    const strength = Number(goldens.metadata[name]);
+    const { data } = toFloat(delta);
+    expect(relativeError(dense(factors), data, strength)).toBeLessThan(1e-6);
+  });
+  test("every kind is there", () => {
+    expect(names.length).toBe(26);
+  });
+});
+
+test("one file adapts the net and the text encoder", () => {
+  const parsed = parseLora(
+    loraFile({
+      [`${QUERY}.lora_up.weight`]: [128, 4],
+      [`${QUERY}.lora_down.weight`]: [4, 128],
+      [`${QUERY}.alpha`]: scalar(2),
+      "lora_te_text_model_encoder_layers_2_mlp_fc1.lora_up.weight": [512, 2],
+      "lora_te_text_model_encoder_layers_2_mlp_fc1.lora_down.weight": [2, 128],
+      "lora_te_text_model_encoder_layers_7_mlp_fc1.lora_down.weight": [2, 128],
+      "something.else": [1],
+    }),
+    TINY,
+  );
+  expect(parsed.format).toBe("lora");
+  expect([...parsed.unet.keys()]).toEqual([QUERY_NAME]);
+  expect([...(parsed.text.get("clip-l")?.keys() ?? [])]).toEqual([
+    "text_model.encoder.layers.2.mlp.fc1",
+  ]);
+  expect(parsed.unmatchedKeys).toEqual([
+    "something.else",
+    "lora_te_text_model_encoder_layers_7_mlp_fc1.lora_down.weight",
+  ]);
+});
+
+test("alpha divides by the rank and is 1 where it is absent", () => {
+  const up = [`${QUERY}.lora_up.weight`, [128, 4]] as const;
+  const down = [`${QUERY}.lora_down.weight`, [4, 128]] as const;
+  const plain = parseLora(loraFile(Object.fromEntries([up, down])), TINY).unet.get(QUERY_NAME);
+  const half = parseLora(
+    loraFile({ ...Object.fromEntries([up, down]), [`${QUERY}.alpha`]: scalar(2) }),
+    TINY,
+  ).unet.get(QUERY_NAME);
+  expect(half?.down).toEqual(plain?.down);
+  expect(half?.up).toEqual(plain?.up.map((value) => value / 2));
+});
+
+test.each([
+  ["dora_scale", "DoRA"],
+  ["diff", "full weight difference"],
+  ["diff_b", "bias difference"],
+  ["w_norm", "norm difference"],
+  ["oft_blocks", "OFT"],
+  ["a1.weight", "GLoRA"],
+  ["lora_magnitude_vector.weight", "DoRA"],
+])("%s is refused by name", (suffix, format) => {
+  const file = loraFile({
+    [`${QUERY}.lora_up.weight`]: [128, 4],
+    [`${QUERY}.lora_down.weight`]: [4, 128],
+    [`${QUERY}.${suffix}`]: [128, 1],
+  });
+  expect(() => parseLora(file, TINY)).toThrow(
+    expect.objectContaining({
+      code: "LORA_UNSUPPORTED",
+      message: expect.stringMatching(new RegExp(`${QUERY}\\.${suffix}.*${format}`)),
+    }),
+  );
+});
+
+test("a dense part of a net the model lacks is only unmatched", () => {
+  const key = "lora_te2_text_model_encoder_layers_0_layer_norm1.w_norm";
+  const file = loraFile({
+    [`${QUERY}.lora_up.weight`]: [128, 4],
+    [`${QUERY}.lora_down.weight`]: [4, 128],
+    [key]: [64],
+  });
+  expect(parseLora(file, TINY).unmatchedKeys).toEqual([key]);
+});
+
+const withQuery = (parts: Record<string, readonly number[] | Tensor>) =>
+  loraFile(Object.fromEntries(Object.entries(parts).map(([key, v]) => [`${QUERY}.${key}`, v])));
+const nan = fromFloat({ shape: [4, 128], data: new Float32Array(512).fill(Number.NaN) });
+const tooLarge = fromFloat({ shape: [4, 128], data: new Float32Array(512).fill(3e38) });
+
+test.each([
+  [
+    "outputs",
+    { "lora_up.weight": [64, 4], "lora_down.weight": [4, 128] },
+    /\[64, 4\].*\[128, 128\]/,
+  ],
+  [
+    "inputs",
+    { "lora_up.weight": [128, 4], "lora_down.weight": [4, 64] },
+    /\[4, 64\].*\[128, 128\]/,
+  ],
+  ["rank", { "lora_up.weight": [128, 4], "lora_down.weight": [5, 128] }, /\[128, 4\].*\[5, 128\]/],
+  ["up alone", { "lora_up.weight": [128, 4] }, /no matching "down"/],
+  ["down alone", { "lora_down.weight": [4, 128] }, /no matching "up"/],
+  ["rank 0", { "lora_up.weight": [128, 0], "lora_down.weight": [0, 128] }, /\[128, 0\]/],
+  ["NaN", { "lora_up.weight": [128, 4], "lora_down.weight": nan }, /NaN/],
+  [
+    "infinite alpha",
+    { "lora_up.weight": [128, 4], "lora_down.weight": [4, 128], alpha: scalar(Infinity) },
+    /NaN or inf/,
+  ],
+  [
+    "alpha of two",
+    { "lora_up.weight": [128, 4], "lora_down.weight": [4, 128], alpha: [2] },
+    /not one number/,
+  ],
+  [
+    "overflow",
+    {
+      hada_w1_a: [128, 4],
+      hada_w1_b: tooLarge,
+      hada_w2_a: [128, 4],
+      hada_w2_b: tooLarge,
+    },
+    /NaN or inf/,
+  ],
+  ["mixture", { "lora_up.weight": [128, 4], lokr_w1: [4, 128] }, /mixes lora and lokr/],
+  ["half a LoHa", { hada_w1_a: [128, 4], hada_w1_b: [4, 128] }, /no matching "hada_w2_a"/],
+  ["LoKr without w2", { lokr_w1: [8, 8] }, /no matching "lokr_w2_a"/],
+] as const)("malformed: %s", (_, parts, message) => {
+  expect(() => parseLora(withQuery(parts), TINY)).toThrow(
+    expect.objectContaining({ code: "LORA_MALFORMED", message: expect.stringMatching(message) }),
+  );
+});
+
+test("two spellings of one layer are refused", () => {
+  const other = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q";
+  const file = loraFile({
+    [`${QUERY}.lora_up.weight`]: [128, 4],
+    [`${QUERY}.lora_down.weight`]: [4, 128],
+    [`${other}.lora_B.weight`]: [128, 4],
+    [`${other}.lora_A.weight`]: [4, 128],
+  });
+  expect(() => parseLora(file, TINY)).toThrow(expect.objectContaining({ code: "LORA_MALFORMED" }));
+});
+
+test("a rank beyond the limit is refused before its factors are made", () => {
+  const file = loraFile({
+    "text_encoder.x.hada_w1_a": [64, 40],
+    "text_encoder.x.hada_w1_b": [40, 64],
+    "text_encoder.x.hada_w2_a": [64, 40],
+    "text_encoder.x.hada_w2_b": [40, 64],
+  });
+  expect(() => parseLora(file, oneTarget(weightTarget("x", [64, 64])))).toThrow(
+    expect.objectContaining({ code: "LORA_UNSUPPORTED", message: expect.stringMatching(/1600/) }),
+  );
+});
+
+test("a file for another model is one error", () => {
+  const file = loraFile({ "lora_unet_joint_blocks_0_x.lora_up.weight": [4, 4] });
+  expect(() => parseLora(file, TINY)).toThrow(
+    expect.objectContaining({
+      code: "LORA_UNSUPPORTED",
+      message: expect.stringMatching(/lora_unet_joint_blocks_0_x/),
+    }),
+  );
+  expect(() => parseLora(loraFile({}), TINY)).toThrow(
+    expect.objectContaining({ code: "LORA_UNSUPPORTED" }),
+  );
+});
+
+test("any file gives factors that fit, or one LunaError", () => {
+  const suffix = fc.constantFrom(
+    ...["lora_up.weight", "lora_down.weight", "lora_mid.weight", "alpha", "lora_A.weight"],
+    ...["hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2"],
+    ...["lokr_w1", "lokr_w2", "lokr_w1_a", "lokr_w1_b", "lokr_w2_a", "lokr_w2_b", "lokr_t2"],
+    ...["lora_B.weight", "lora.up.weight", "bogus", ""],
+  );
+  const layer = fc.constantFrom("text_encoder.x", "text_encoder.y", "unet.z", "", "lora_te_x");
+  const shape = fc.array(fc.constantFrom(0, 1, 2, 3, 4, 6, 8), { maxLength: 5 });
+  const key = fc.oneof(
+    fc.tuple(layer, suffix).map((parts) => parts.join(".")),
+    fc.string(),
+  );
+  const targets = [weightTarget("x", [6, 4]), weightTarget("y", [8, 4, 3, 3])];
+  const model: LoraModel = { text: new Map([["clip-l", targets]]) };
+  fc.assert(
+    fc.property(fc.dictionary(key, shape, { maxKeys: 8 }), (tensors) => {
+      try {
+        const parsed = parseLora(loraFile(tensors), model);
+        for (const [name, { rank, up, down }] of parsed.text.get("clip-l") ?? []) {
+          const target = targets.find((candidate) => candidate.name === name);
+          expect(up.length).toBe(rank * (target?.outputs ?? 0));
+          expect(down.length).toBe(rank * 4 * (name === "y" ? 9 : 1));
+        }
+      } catch (error) {
+        expect(error).toBeInstanceOf(LunaError);
+      }
+    }),
+    { numRuns: 3000 },
+  );
+});
