@@ -1,1 +1,10 @@
+export { Connection, type ConnectionOptions } from "./connection.ts";
+export { DaemonClip } from "./daemon-clip.ts";
+export { DaemonModel } from "./daemon-model.ts";
+export { DaemonVae } from "./daemon-vae.ts";
+export { LunaClient, type ModelPlace, type ServedCheckpoint } from "./luna-client.ts";
+export { type DaemonMode, type OpenModelsOptions, openModels } from "./open-models.ts";
+export { DAEMON_URL, openWebSocket } from "./open-web-socket.ts";
+export type { Peer, Reply } from "./peer.ts";
+export type { StepLog, StepTiming } from "./step-log.ts";
 export type * from "./types.ts";

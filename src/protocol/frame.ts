@@ -37,8 +37,10 @@ export function frameBytes(parts: readonly Uint8Array[]): number {
   return parts.reduce((sum, part) => sum + part.byteLength, 0);
 }
 
-/** The parts as one buffer, which is what a message-oriented socket sends. */
+/** The parts as one buffer, which is what a message-oriented socket sends; one part is not copied. */
 export function joinFrame(parts: readonly Uint8Array[]): Uint8Array {
+  const [only] = parts;
+  if (only && parts.length === 1) return only;
   const bytes = new Uint8Array(frameBytes(parts));
   let offset = 0;
   for (const part of parts) {

@@ -23,6 +23,7 @@ export {
   type Timings,
   type Welcome,
 } from "./messages.ts";
-export { isOp, OPS, type Op, type RequestBody, type ResultData } from "./ops.ts";
+export { isOp, OPS, type Op, parseResultData, type RequestBody, type ResultData } from "./ops.ts";
 export type { DaemonStatus, LoraSpec, ModelList, Tile } from "./schemas.ts";
 export { createMemoryTransportPair, type Transport } from "./transport.ts";
+export { createWebSocketTransport } from "./web-socket-transport.ts";

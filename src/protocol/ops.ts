@@ -3,6 +3,7 @@
  * docs/protocol.md has the same table; ops.test.ts compares them. The seed's names are kept.
  */
 import { z } from "zod";
+import { LunaError } from "../kernel/index.ts";
 import { NAME_LENGTH_MAX } from "./limits.ts";
 import {
   componentSchema,
@@ -76,7 +77,11 @@ export const OPS = {
 
 export type Op = keyof typeof OPS;
 
-type Fields<Name extends Op> = z.infer<z.ZodObject<(typeof OPS)[Name]["request"]>>;
+type Shape<Name extends Op> = (typeof OPS)[Name]["request"];
+/** Zod infers Record<string, never> for an object without fields, which nothing can extend. */
+type Fields<Name extends Op> = keyof Shape<Name> extends never
+  ? unknown
+  : z.infer<z.ZodObject<Shape<Name>>>;
 
 /** A request without its envelope: `{ op: "unload", model: "checkpoints/a.safetensors" }`. */
 export type RequestBody<Name extends Op = Op> = { [K in Name]: { op: K } & Fields<K> }[Name];
@@ -86,4 +91,14 @@ export type ResultData<Name extends Op> = z.infer<(typeof OPS)[Name]["data"]>;
 
 export function isOp(name: unknown): name is Op {
   return typeof name === "string" && Object.hasOwn(OPS, name);
+}
+
+/** Checks what a daemon answered to `op`. Throws FRAME_MALFORMED. */
+export function parseResultData<Name extends Op>(op: Name, data: unknown): ResultData<Name> {
+  const parsed = OPS[op].data.safeParse(data);
+  // The schema is the one of `op`, which the union of all schemas hides.
+  if (parsed.success) return parsed.data as ResultData<Name>;
+  throw new LunaError("FRAME_MALFORMED", `The daemon's answer to ${op} cannot be read.`, {
+    cause: parsed.error,
+  });
 }

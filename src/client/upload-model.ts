@@ -1,0 +1,29 @@
+import { LunaError } from "../kernel/index.ts";
+import type { Tensor } from "../tensor/index.ts";
+import { UPLOAD_FRAME_BYTES } from "./limits.ts";
+import type { Peer } from "./peer.ts";
+import type { ModelInfo } from "./types.ts";
+
+let uploads = 0;
+
+/** Sends tensors in frames of some size; each waits for the answer to the one before it. */
+export async function uploadModel(
+  peer: Peer,
+  tensors: Iterable<readonly [string, Tensor]>,
+): Promise<ModelInfo> {
+  const upload = `upload-${++uploads}`;
+  let frame = new Map<string, Tensor>();
+  let bytes = 0;
+  for (const [name, tensor] of tensors) {
+    if (bytes > 0 && bytes + tensor.bytes.byteLength > UPLOAD_FRAME_BYTES) {
+      await peer.request({ op: "register_model", upload, last: false }, frame);
+      frame = new Map();
+      bytes = 0;
+    }
+    frame.set(name, tensor);
+    bytes += tensor.bytes.byteLength;
+  }
+  const { data } = await peer.request({ op: "register_model", upload, last: true }, frame);
+  if (data.model) return data.model;
+  throw new LunaError("FRAME_MALFORMED", "The daemon answered a finished upload without a model.");
+}
