@@ -5,18 +5,30 @@
 export type Matrix = Readonly<{ rows: number; columns: number; data: Float32Array }>;
 export type Pair = Readonly<{ up: Matrix; down: Matrix }>;
 
-/** Columns a block of the transposition has, so that its reads and writes stay in the cache. */
+/** Rows of one block of the transposition: its reads and writes stay in the cache. */
 const BLOCK = 32;
 
-/** Transposes and multiplies by a factor, in one pass. */
+/** Transposes and multiplies by a factor, in one pass; four columns at a time, for speed. */
 export function transpose({ rows, columns, data }: Matrix, factor = 1): Matrix {
   const result = new Float32Array(rows * columns);
-  for (let rowBegin = 0; rowBegin < rows; rowBegin += BLOCK) {
-    const rowEnd = Math.min(rowBegin + BLOCK, rows);
-    for (let column = 0; column < columns; column++) {
-      const to = column * rows;
-      for (let row = rowBegin; row < rowEnd; row++) {
-        result[to + row] = (data[row * columns + column] as number) * factor;
+  const columnsOfFour = columns - (columns % 4);
+  for (let begin = 0; begin < rows; begin += BLOCK) {
+    const end = Math.min(begin + BLOCK, rows);
+    for (let column = 0; column < columnsOfFour; column += 4) {
+      let from = begin * columns + column;
+      let to = column * rows + begin;
+      for (let row = begin; row < end; row++, from += columns, to++) {
+        result[to] = (data[from] as number) * factor;
+        result[to + rows] = (data[from + 1] as number) * factor;
+        result[to + 2 * rows] = (data[from + 2] as number) * factor;
+        result[to + 3 * rows] = (data[from + 3] as number) * factor;
+      }
+    }
+    for (let column = columnsOfFour; column < columns; column++) {
+      let from = begin * columns + column;
+      let to = column * rows + begin;
+      for (let row = begin; row < end; row++, from += columns, to++) {
+        result[to] = (data[from] as number) * factor;
       }
     }
   }
@@ -110,9 +122,16 @@ export function kronecker(a: Pair, b: Pair): Pair {
   return { up: kroneckerMatrix(a.up, b.up), down: kroneckerMatrix(a.down, b.down) };
 }
 
-/** True unless the values hold a NaN or an infinity. */
+/** True unless the values hold a NaN or an infinity; four sums, because each add waits for its own. */
 export function isFinite32(data: Float32Array): boolean {
-  let sum = 0;
-  for (let i = 0; i < data.length; i++) sum += (data[i] as number) * 0;
-  return sum === 0;
+  let [a, b, c, d] = [0, 0, 0, 0];
+  const lengthOfFour = data.length - (data.length % 4);
+  for (let i = 0; i < lengthOfFour; i += 4) {
+    a += (data[i] as number) * 0;
+    b += (data[i + 1] as number) * 0;
+    c += (data[i + 2] as number) * 0;
+    d += (data[i + 3] as number) * 0;
+  }
+  for (let i = lengthOfFour; i < data.length; i++) a += (data[i] as number) * 0;
+  return a + b + c + d === 0;
 }
