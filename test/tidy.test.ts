@@ -19,7 +19,7 @@ const ALLOWED: Record<string, readonly string[]> = {
   text: ["kernel", "tensor"],
   nodes: ["kernel", "tensor", "client", "sampling", "text"],
   workflow: ["kernel", "tensor", "nodes"],
-  instance: ["kernel", "tensor", "nodes", "workflow"],
+  instance: ["kernel", "tensor", "client", "registry", "text", "nodes", "workflow"],
   cli: ["*"],
 };
 const root = join(import.meta.dirname, "..");

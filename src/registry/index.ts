@@ -1,5 +1,5 @@
 export { componentsOf } from "./components.ts";
-export type { ModelFile } from "./model-files.ts";
+export { type ModelFile, ModelFiles } from "./model-files.ts";
 export {
   ALL_KINDS,
   type ExtraFolder,
