@@ -184,6 +184,28 @@ export class GraphBuilder {
       assert.deepEqual(known.shape, shape, `weight ${name} is used with two shapes`);
       return known.value;
     }
+    const type = this.#addWeight(name, shape);
+    const compute = this.choices.compute;
+    const value = type === compute ? name : this.cast(name, compute);
+    this.#weights.set(name, { value, shape });
+    return value;
+  }
+
+  /**
+   * Rows of a table of vectors. Only the rows are cast to the compute type: a cast table would be
+   * a private copy of it, 253 MB for OpenCLIP-G's tokens.
+   */
+  rows(name: string, indices: Value): Value {
+    const type = this.#addWeight(name, this.weightRef(name).shape);
+    // Gather takes no 8-bit floats.
+    const isCastFirst = type === "float8e4m3fn" || type === "float8e5m2";
+    const compute = this.choices.compute;
+    if (isCastFirst) return this.node("Gather", [this.cast(name, compute), indices]);
+    const picked = this.node("Gather", [name, indices]);
+    return type === compute ? picked : this.cast(picked, compute);
+  }
+
+  #addWeight(name: string, shape: readonly number[]): OnnxType {
     const ref = this.weightRef(name);
     assert.equal(elementCount(shape), elementCount(ref.shape), `weight ${name} is misread`);
     const type = storedType(name, ref);
@@ -198,10 +220,7 @@ export class GraphBuilder {
         length: ref.end - ref.begin,
       },
     });
-    const compute = this.choices.compute;
-    const value = type === compute ? name : this.cast(name, compute);
-    this.#weights.set(name, { value, shape });
-    return value;
+    return type;
   }
 
   cast(value: Value, type: OnnxType): Value {

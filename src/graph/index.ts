@@ -1,4 +1,6 @@
 export { adapterInputs, adapterRankMin } from "./adapters.ts";
+export { buildClipGraph, type ClipGraphOptions } from "./clip.ts";
 export { timestepEmbedding } from "./timestep-embedding.ts";
 export type * from "./types.ts";
 export { buildUNetGraph, type UNetGraphOptions } from "./unet.ts";
+export { buildVaeDecoderGraph, buildVaeEncoderGraph, type VaeGraphOptions } from "./vae.ts";

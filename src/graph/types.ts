@@ -28,3 +28,9 @@ export type BuiltGraph = Readonly<{
   externalFile: string;
   adapterTargets: readonly AdapterTarget[];
 }>;
+
+export type GraphOptions = Readonly<{
+  choices: OpChoices;
+  /** Location of the weights, relative to the model's folder. */
+  externalFile: string;
+}>;
