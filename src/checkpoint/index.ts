@@ -1,6 +1,8 @@
+export { componentsOf, componentWeights } from "./components.ts";
 export { unetDiffusersNames, vaeDiffusersNames } from "./diffusers-names.ts";
 export { type Layer, layerWeights } from "./layer.ts";
 export { openCheckpoint, type ReadTensor } from "./open-checkpoint.ts";
+export { openCheckpointFile } from "./open-checkpoint-file.ts";
 export { TAESD_DECODER, TAESD_ENCODER, type TaesdStep, taesdLayers } from "./taesd-layers.ts";
 export { textLayers } from "./text-layers.ts";
 export type * from "./types.ts";

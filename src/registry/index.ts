@@ -1,4 +1,3 @@
-export { componentsOf } from "./components.ts";
 export { type ModelFile, ModelFiles } from "./model-files.ts";
 export {
   ALL_KINDS,

@@ -4,9 +4,14 @@
  */
 import { isAbsolute } from "node:path";
 import { LRUCache } from "lru-cache";
-import type { Checkpoint, ComponentName } from "../checkpoint/index.ts";
+import {
+  type Checkpoint,
+  type ComponentName,
+  componentsOf,
+  openCheckpointFile,
+} from "../checkpoint/index.ts";
 import { type Logger, LunaError, SILENT_LOGGER } from "../kernel/index.ts";
-import { componentsOf, estimateBytes } from "./components.ts";
+import { estimateBytes } from "./estimate-bytes.ts";
 import { HEADERS_MAX } from "./limits.ts";
 import { type Fingerprint, type ModelFile, ModelFiles, readFingerprint } from "./model-files.ts";
 import { isModelKind, KIND_ALIASES, type ModelFolders, type ModelKind } from "./model-folders.ts";
@@ -15,12 +20,12 @@ import { type Loader, NetPool, type NetStatus } from "./net-pool.ts";
 export type ModelRegistryOptions = Readonly<{
   folders: ModelFolders;
   loader: Loader;
-  /** Reads and checks the header of a checkpoint file. */
-  openCheckpoint: (path: string) => Promise<Checkpoint>;
   /** Budget of all loaded nets. */
   bytesMax: number;
   logger?: Logger;
   nowMs?: () => number;
+  /** For tests. */
+  openCheckpoint?: (path: string) => Promise<Checkpoint>;
 }>;
 
 export type Model = Readonly<{ file: ModelFile; checkpoint: Checkpoint; bytes: number }>;
@@ -53,7 +58,7 @@ const NET_KINDS = [
 ] as const;
 
 export class ModelRegistry {
-  readonly #options: ModelRegistryOptions;
+  readonly #openCheckpoint: (path: string) => Promise<Checkpoint>;
   readonly #files: ModelFiles;
   readonly #pool: NetPool;
   readonly #headers = new LRUCache<string, { key: string; checkpoint: Promise<Checkpoint> }>({
@@ -63,7 +68,7 @@ export class ModelRegistry {
   constructor(options: ModelRegistryOptions) {
     const { folders, loader, bytesMax } = options;
     const { logger = SILENT_LOGGER, nowMs = () => performance.now() } = options;
-    this.#options = options;
+    this.#openCheckpoint = options.openCheckpoint ?? openCheckpointFile;
     this.#files = new ModelFiles(folders, nowMs);
     this.#pool = new NetPool({ loader, bytesMax, logger });
   }
@@ -178,7 +183,7 @@ export class ModelRegistry {
   #checkpoint({ path, key }: Fingerprint): Promise<Checkpoint> {
     const known = this.#headers.get(path);
     if (known?.key === key) return known.checkpoint;
-    const checkpoint = this.#options.openCheckpoint(path);
+    const checkpoint = this.#openCheckpoint(path);
     this.#headers.set(path, { key, checkpoint });
     // A file that is still being written may be whole at the next try.
     checkpoint.catch(() => this.#headers.delete(path));
