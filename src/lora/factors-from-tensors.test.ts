@@ -48,6 +48,6 @@ test("any tensors give factors or one LunaError", () => {
         expect(error).toBeInstanceOf(LunaError);
       }
     }),
-    { numRuns: 1000 },
+    { numRuns: 500 },
   );
 });

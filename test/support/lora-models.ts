@@ -1,7 +1,7 @@
 /** Adapter targets as the graphs have them, from the layer lists alone, for tests of src/lora. */
 import { type TextEncoderKind, type UNetConfig, unetLayers } from "../../src/checkpoint/index.ts";
 import type { AdapterTarget } from "../../src/graph/index.ts";
-import type { LoraModel } from "../../src/lora/index.ts";
+import type { LoraModel, LowRank } from "../../src/lora/index.ts";
 import {
   type DType,
   fromFloat,
@@ -66,4 +66,20 @@ export function loraFile(
 
 export function scalar(value: number): Tensor {
   return fromFloat({ shape: [], data: Float32Array.of(value) });
+}
+
+/** up^T down, as [outputs, inputs * kernel]. */
+export function denseDelta({ rank, up, down }: LowRank): Float64Array {
+  const outputs = up.length / rank;
+  const inputs = down.length / rank;
+  const result = new Float64Array(outputs * inputs);
+  for (let r = 0; r < rank; r++) {
+    for (let o = 0; o < outputs; o++) {
+      for (let i = 0; i < inputs; i++) {
+        result[o * inputs + i] =
+          (result[o * inputs + i] ?? 0) + (up[r * outputs + o] ?? 0) * (down[r * inputs + i] ?? 0);
+      }
+    }
+  }
+  return result;
 }
