@@ -1,0 +1,36 @@
+export { SEED_MAX } from "./limits.ts";
+export type {
+  CheckpointPart,
+  DaemonMode,
+  DaemonStatus,
+  FileKind,
+  NodeContext,
+  NodeServices,
+  OpenedCheckpoint,
+  OpenRequest,
+  OutputType,
+  Progress,
+  SavedFile,
+} from "./node-context.ts";
+export {
+  defineNode,
+  type InputSpec,
+  type InputSpecs,
+  type NodeDefinition,
+  type NodeResult,
+  type NodeUi,
+  type OutputSpec,
+  output,
+} from "./node-definition.ts";
+export type {
+  Clip,
+  Conditioning,
+  ConditioningPart,
+  Latent,
+  Location,
+  LoraStack,
+  Model,
+  SocketType,
+  SocketValues,
+  Vae,
+} from "./values.ts";

@@ -1,0 +1,80 @@
+/** What travels along the links of a workflow. */
+import type { LoraRef, TextModel, UNetModel, VaeModel } from "../client/index.ts";
+import type { FloatTensor } from "../tensor/index.ts";
+
+/** Where a net computes: in the shared daemon, or in this instance's own engine. */
+export type Location = "daemon" | "local";
+
+export type Model = Readonly<{ unet: UNetModel; location: Location }>;
+
+/** A text encoder (or SDXL's two) with its clip skip; `layer` counts from the end, -1 is the last. */
+export type Clip = Readonly<{ text: TextModel; location: Location; layer?: number }>;
+
+export type Vae = Readonly<{ vae: VaeModel; location: Location }>;
+
+/** One part of a conditioning; percentages, pixels and latent cells as in ComfyUI. */
+export type ConditioningPart = Readonly<{
+  /** [1, tokens, width] */
+  context: FloatTensor;
+  /** [1, width] */
+  pooled?: FloatTensor;
+  /** Where the part holds: latent cells, or fractions of the picture. */
+  area?: Readonly<{
+    unit: "cells" | "fraction";
+    height: number;
+    width: number;
+    y: number;
+    x: number;
+  }>;
+  strength?: number;
+  /** [b, h, w], any size: it is scaled to the latent. */
+  mask?: FloatTensor;
+  maskStrength?: number;
+  isAreaMaskBounds?: boolean;
+  /** Parts of the sampling, 0 the beginning and 1 the end. */
+  startPercent?: number;
+  endPercent?: number;
+  /** SDXL: what the training picture was like, in pixels. */
+  size?: Readonly<{
+    width: number;
+    height: number;
+    cropWidth?: number;
+    cropHeight?: number;
+    targetWidth?: number;
+    targetHeight?: number;
+    aestheticScore?: number;
+  }>;
+  /** Inpainting models: latent [b, 4, h, w] and mask [b, 1, H, W] that the net sees beside x. */
+  concatLatent?: FloatTensor;
+  concatMask?: FloatTensor;
+}>;
+
+export type Conditioning = readonly ConditioningPart[];
+
+/** Raw latents (the sampler scales them) and, for inpainting, where noise is put. */
+export type Latent = Readonly<{
+  /** [b, channels, h, w] */
+  samples: FloatTensor;
+  /** [b, 1, H, W], 1 where the sampler may change the picture. */
+  noiseMask?: FloatTensor;
+  /** Which noise of a larger batch each row gets. */
+  batchIndex?: readonly number[];
+}>;
+
+export type LoraStack = readonly LoraRef[];
+
+/** Types of links and the values they carry. */
+export type SocketValues = {
+  MODEL: Model;
+  CLIP: Clip;
+  VAE: Vae;
+  CONDITIONING: Conditioning;
+  LATENT: Latent;
+  /** [b, h, w, 3], 0..1 */
+  IMAGE: FloatTensor;
+  /** [b, h, w], 0..1 */
+  MASK: FloatTensor;
+  LORA_STACK: LoraStack;
+};
+
+export type SocketType = keyof SocketValues;

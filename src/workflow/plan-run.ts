@@ -1,0 +1,145 @@
+/**
+ * From a checked prompt to tasks: which nodes compute the same thing, what a cached result is
+ * named by, and what has to run. The name of a result is a digest of its node type, constants and
+ * the names of what it is linked to, so ids play no part and a renamed node finds its result.
+ */
+import { createHash, randomUUID } from "node:crypto";
+import type { NodeContext, NodeDefinition } from "../nodes/index.ts";
+import { toPythonJson } from "./json.ts";
+import { linkedNodes, type Prompt, type PromptNode, readLink } from "./prompt.ts";
+import type { Definitions } from "./validate-prompt.ts";
+
+/** One computation; several nodes may share it. */
+export type Task = Readonly<{
+  key: string;
+  /** Nodes that show this result, the first of them runs. */
+  nodes: readonly string[];
+  /** Keys of the tasks it takes inputs from. */
+  sources: readonly string[];
+  isOutput: boolean;
+}>;
+
+export type Plan = Readonly<{
+  /** Sources before their users. */
+  tasks: ReadonlyMap<string, Task>;
+  keyOf: ReadonlyMap<string, string>;
+}>;
+
+export type PlanOptions = Readonly<{
+  definitions: Definitions;
+  /** Output nodes to make. */
+  outputs: readonly string[];
+  contextOf(nodeId: string): NodeContext;
+}>;
+
+/** Names every node that feeds the outputs. The prompt is valid: no cycles, no missing nodes. */
+export async function planRun(prompt: Prompt, options: PlanOptions): Promise<Plan> {
+  const keyOf = new Map<string, string>();
+  const tasks = new Map<string, Task>();
+  for (const id of inOrder(prompt, options.outputs)) {
+    const node = nodeOf(prompt, id);
+    const key = await resultKey(id, { node, keyOf, options });
+    keyOf.set(id, key);
+    const twin = tasks.get(key);
+    const isOutput = options.outputs.includes(id) || twin?.isOutput === true;
+    const sources = linkedNodes(node).map((source) => keyOf.get(source) ?? "");
+    tasks.set(key, { key, nodes: [...(twin?.nodes ?? []), id], sources, isOutput });
+  }
+  return { tasks, keyOf };
+}
+
+function nodeOf(prompt: Prompt, id: string): PromptNode {
+  const node = prompt.get(id);
+  if (node === undefined) throw new Error(`A checked prompt links to node ${id}, which it lacks.`);
+  return node;
+}
+
+/** Ancestors of the outputs, sources first, without recursion: chains may be long. */
+function inOrder(prompt: Prompt, outputs: readonly string[]): string[] {
+  const ordered = new Set<string>();
+  const stack = [...outputs].reverse();
+  while (stack.length > 0) {
+    const id = stack.at(-1) ?? "";
+    const missing = linkedNodes(nodeOf(prompt, id)).filter((source) => !ordered.has(source));
+    if (missing.length > 0 && !ordered.has(id)) stack.push(...missing.reverse());
+    else {
+      ordered.add(id);
+      stack.pop();
+    }
+  }
+  return [...ordered];
+}
+
+async function resultKey(
+  id: string,
+  {
+    node,
+    keyOf,
+    options,
+  }: { node: PromptNode; keyOf: ReadonlyMap<string, string>; options: PlanOptions },
+): Promise<string> {
+  const definition = options.definitions.get(node.classType ?? "");
+  const inputs = [...node.inputs].map(([name, value]) => {
+    const link = readLink(value);
+    const text = link === undefined ? toPythonJson(value) : `@${keyOf.get(link.node)}.${link.slot}`;
+    return `${JSON.stringify(name)}: ${text}`;
+  });
+  const constants = [...node.inputs].filter(([, value]) => readLink(value) === undefined);
+  const change = await changeOf(definition, Object.fromEntries(constants), options.contextOf(id));
+  const hash = createHash("sha256");
+  for (const part of [node.classType ?? "", change, ...inputs.sort()]) hash.update(`${part}\n`);
+  return hash.digest("hex");
+}
+
+async function changeOf(
+  definition: NodeDefinition | undefined,
+  constants: Readonly<Record<string, unknown>>,
+  context: NodeContext,
+): Promise<string> {
+  try {
+    return (await definition?.changeKey?.(constants, context)) ?? "";
+  } catch {
+    // Whatever is wrong, the node itself will say it when it runs; it must run for that.
+    return randomUUID();
+  }
+}
+
+/** Keys that must run: the uncached ones on the way back from the outputs; a cached one hides its sources. */
+export function uncachedKeys(plan: Plan, isCached: (key: string) => boolean): Set<string> {
+  const wanted = new Set<string>();
+  const stack = [...plan.tasks.values()].filter(({ isOutput }) => isOutput).map(({ key }) => key);
+  while (stack.length > 0) {
+    const key = stack.pop() ?? "";
+    if (wanted.has(key) || isCached(key)) continue;
+    wanted.add(key);
+    stack.push(...(plan.tasks.get(key)?.sources ?? []));
+  }
+  return wanted;
+}
+
+/**
+ * Which of the ready tasks runs next, so that pictures appear early: an output, else what feeds an
+ * output, else what is two steps away, else the first.
+ */
+export function pickNext(
+  ready: readonly Task[],
+  steps: ReadonlyMap<string, number>,
+): Task | undefined {
+  const distance = (task: Task) => steps.get(task.key) ?? Number.POSITIVE_INFINITY;
+  return ready.reduce<Task | undefined>(
+    (best, task) => (best === undefined || distance(task) < distance(best) ? task : best),
+    undefined,
+  );
+}
+
+/** Steps from a task to the nearest output, for tasks at most two away. */
+export function stepsToOutput({ tasks }: Plan): Map<string, number> {
+  const steps = new Map<string, number>();
+  let reached = [...tasks.values()].filter(({ isOutput }) => isOutput);
+  for (let step = 0; step <= 2; step++) {
+    for (const { key } of reached) if (!steps.has(key)) steps.set(key, step);
+    const sources = new Set(reached.flatMap((task) => task.sources));
+    reached = [...sources].flatMap((key) => tasks.get(key) ?? []);
+  }
+  return steps;
+}
