@@ -1,0 +1,68 @@
+/**
+ * Who may connect. A browser page of any site can send requests to 127.0.0.1, and by DNS rebinding
+ * under a name of its own: so an Origin must be our own, and the Host a name we go by.
+ */
+import { createHash, timingSafeEqual } from "node:crypto";
+import { isIP } from "node:net";
+import { LunaError } from "../kernel/index.ts";
+
+export type Knock = Readonly<{
+  host: string | undefined;
+  origin: string | undefined;
+  authorization: string | undefined;
+  /** Address of this side of the connection; undefined on a Unix socket. */
+  localAddress: string | undefined;
+}>;
+
+const LOOPBACK_NAMES = ["localhost", "127.0.0.1", "[::1]"];
+
+/** True for addresses that only this machine can reach. */
+export function isLoopback(address: string): boolean {
+  return address === "localhost" || address === "::1" || /^127\.\d+\.\d+\.\d+$/.test(address);
+}
+
+/** Compares in constant time, whatever the lengths. */
+export function isSameToken(given: string | undefined, wanted: string | undefined): boolean {
+  if (given === undefined || wanted === undefined) return false;
+  const digest = (text: string) => createHash("sha256").update(text).digest();
+  return timingSafeEqual(digest(given), digest(wanted));
+}
+
+function hostName(authority: string): string {
+  return authority.replace(/:\d*$/, "").toLowerCase();
+}
+
+/** The address as a Host header writes it: brackets around IPv6, no IPv4-in-IPv6. */
+function asHost(address: string): string {
+  const plain = address.replace(/^::ffff:/, "");
+  return isIP(plain) === 6 ? `[${plain}]` : plain;
+}
+
+/** Throws ORIGIN_REFUSED for a browser page of another site or a host name that is not ours. */
+export function checkOrigin(
+  { host, origin, localAddress }: Knock,
+  allowedHosts: readonly string[],
+): void {
+  const names = [...LOOPBACK_NAMES, ...allowedHosts.map((name) => name.toLowerCase())];
+  if (localAddress !== undefined) names.push(asHost(localAddress));
+  if (host === undefined || !names.includes(hostName(host))) {
+    throw new LunaError(
+      "ORIGIN_REFUSED",
+      `The host name ${JSON.stringify(host ?? "").slice(0, 80)} is not one of this daemon's; ` +
+        "add it to the allowed hosts if it is meant.",
+    );
+  }
+  if (origin === undefined || origin === `http://${host}`) return;
+  throw new LunaError(
+    "ORIGIN_REFUSED",
+    `Pages of ${JSON.stringify(origin).slice(0, 80)} may not use this daemon.`,
+  );
+}
+
+/** True when the right token is shown or none is wanted. Throws UNAUTHORIZED for a wrong one. */
+export function checkToken({ authorization }: Knock, token: string | undefined): boolean {
+  if (token === undefined) return true;
+  if (authorization === undefined) return false;
+  if (isSameToken(/^Bearer (.+)$/i.exec(authorization)?.[1], token)) return true;
+  throw new LunaError("UNAUTHORIZED", "The token is not the one of this daemon.");
+}

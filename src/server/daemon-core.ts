@@ -1,0 +1,61 @@
+/**
+ * The daemon without its sockets: sessions over any transport, one registry, one engine. The same
+ * core serves WebSockets, Unix sockets, and an instance that computes for itself.
+ */
+import { LunaError, SILENT_LOGGER } from "../kernel/index.ts";
+import type { DaemonStatus, Transport } from "../protocol/index.ts";
+import { SESSIONS_MAX } from "./limits.ts";
+import { NetRunner } from "./net-runner.ts";
+import type { Services } from "./operations.ts";
+import type { DaemonOptions } from "./ports.ts";
+import { Session } from "./session.ts";
+import { readStatus } from "./status.ts";
+import { TensorStore } from "./tensor-store.ts";
+
+export interface DaemonCore {
+  readonly options: DaemonOptions;
+  /** Takes over a connection. `isTrusted`: it need not show the token in its hello. */
+  connect(transport: Transport, options?: { isTrusted?: boolean }): void;
+  status(): Promise<DaemonStatus>;
+  /** Refuses new work, fails what waits with SHUTTING_DOWN, and closes all sessions. */
+  close(): void;
+}
+
+/** Wires a daemon. It owns neither the registry nor the engine: whoever made them closes them. */
+export function createDaemonCore(options: DaemonOptions): DaemonCore {
+  const now = options.now ?? (() => performance.now());
+  const { tensorBytesMax } = options;
+  const store = new TensorStore(tensorBytesMax === undefined ? {} : { tensorBytesMax });
+  const runner = new NetRunner(options, store, now);
+  const sessions = new Set<Session>();
+  const startedAtMs = now();
+  const status = () =>
+    readStatus({ options, store, runner, sessions: [...sessions], uptimeMs: now() - startedAtMs });
+  const services: Services = { options, store, runner, status };
+  let isClosing = false;
+  return {
+    options,
+    status,
+    connect(transport, { isTrusted = false } = {}) {
+      const onClose = () => sessions.delete(session);
+      const session = new Session(transport, services, { isTrusted, now, onClose });
+      sessions.add(session);
+      if (isClosing) session.close(shuttingDown());
+      else if (sessions.size > SESSIONS_MAX) session.close(tooMany());
+    },
+    close() {
+      isClosing = true;
+      runner.close();
+      for (const session of sessions) session.close(shuttingDown());
+      (options.logger ?? SILENT_LOGGER).info("daemon.closed", { sessions: sessions.size });
+    },
+  };
+}
+
+function shuttingDown(): LunaError {
+  return new LunaError("SHUTTING_DOWN", "The daemon is shutting down.");
+}
+
+function tooMany(): LunaError {
+  return new LunaError("QUEUE_FULL", `${SESSIONS_MAX} clients are connected, that is the limit.`);
+}

@@ -1,0 +1,54 @@
+/** The first frame of a connection must come within this: a client sends it at once. */
+export const HANDSHAKE_MS_MAX = 10_000;
+/** Connections at once, each with its buffers; people run some ten instances. */
+export const SESSIONS_MAX = 256;
+/** Requests one session may have in flight: a sampler has one, a tiled upscaler some dozens. */
+export const PENDING_PER_SESSION_MAX = 64;
+/** Bytes of the frames one session has in flight: two of the largest size. */
+export const PENDING_BYTES_MAX = 2 ** 30;
+/** Bytes that may wait for a client that reads slowly: one frame of the largest size. */
+export const SEND_BUFFER_BYTES_MAX = 512 * 2 ** 20;
+/** Tensors held by digest for all clients; an SDXL context is 1.2 MB, its residuals 215 MB. */
+export const TENSOR_STORE_BYTES_MAX = 2 ** 30;
+/** LoRA factors held by digest: rank 128 on all of SDXL is 1.4 GB in float32. */
+export const LORA_STORE_BYTES_MAX = 4 * 2 ** 30;
+/** Rank of one adapter on one layer; extracted ones reach 512. */
+export const LORA_RANK_MAX = 1024;
+
+/** Rows of one UNet request: CFG doubles a batch, people make 16 pictures at once at most. */
+export const UNET_ROWS_MAX = 64;
+/** Latent cells of one item: 2048x2048 pixels, beyond which full attention takes 100 GB. */
+export const LATENT_CELLS_MAX = 256 * 256;
+/** Tokens of a context: ComfyUI repeats prompts to a common multiple, up to 4 x 13 chunks of 77. */
+export const CONTEXT_TOKENS_MAX = 4096;
+/** Rows of 77 tokens in one text request: a prompt of 20,000 words. */
+export const TEXT_ROWS_MAX = 256;
+/** Pictures in one VAE request. */
+export const VAE_ROWS_MAX = 16;
+/** Latent cells of a picture for the VAE: 8192x8192 pixels, an image of 805 MB. */
+export const VAE_CELLS_MAX = 1024 * 1024;
+/** Larger pictures go through the VAE in tiles: at 1536x1536 a decoder holds about 9 GB. */
+export const VAE_WHOLE_CELLS_MAX = 192 * 192;
+/** Tile size and overlap in pixels when the daemon tiles by itself; as ComfyUI's nodes default. */
+export const VAE_TILE = { size: 512, overlap: 64 } as const;
+
+/**
+ * Latent cells of a whole UNet batch. Batching pays where one item leaves the device idle: 16 items
+ * at 512x512 on one GPU ran 3.2 times faster, at 1024x1024 only 1.02 times.
+ */
+export const BATCH_CELLS_MAX = 16 * 64 * 64;
+export const BATCH_ROWS_MAX = 16;
+
+/** Steps from which a session's percentiles are taken. */
+export const STEP_SAMPLES_MAX = 512;
+/** Warnings remembered as said, for each session. */
+export const WARNINGS_MAX = 1000;
+
+/** Bytes of one uploaded UNet: SDXL in float32 has 10.3 GB. */
+export const UPLOAD_BYTES_MAX = 16 * 2 ** 30;
+/** Bytes of all uploaded files together. */
+export const UPLOAD_FOLDER_BYTES_MAX = 64 * 2 ** 30;
+/** Room for the header of an uploaded file, written last: SDXL's has 0.25 MB. */
+export const UPLOAD_HEADER_BYTES = 2 ** 20;
+/** Uploads one session may have under way. */
+export const UPLOADS_PER_SESSION_MAX = 4;

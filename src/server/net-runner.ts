@@ -1,0 +1,220 @@
+/**
+ * The way of a request through the engine: tensors by digest, LoRAs by name, the net loaded, the
+ * queue, and the answer in the client's type. One queue, because the engine is one device.
+ */
+import type { ComponentName } from "../checkpoint/index.ts";
+import type { LoraUse, RunItem, RunOutput } from "../engine/index.ts";
+import { type Logger, LunaError, SILENT_LOGGER } from "../kernel/index.ts";
+import type { LoraSpec, Request, Timings } from "../protocol/index.ts";
+import type { Lease } from "../registry/index.ts";
+import { type BatchFacts, BatchQueue, type Outcome, type QueueJob } from "../scheduler/index.ts";
+import type { Tensor } from "../tensor/index.ts";
+import { toWire } from "./float-tensors.ts";
+import type { LoraFactors } from "./lora-factors.ts";
+import type { DaemonOptions } from "./ports.ts";
+import { type RunInputs, type Tensors, textInputs, unetInputs, vaeInputs } from "./run-inputs.ts";
+import type { TensorStore } from "./tensor-store.ts";
+import { itemTile } from "./vae-tile.ts";
+
+export type RunRequest = Request<"model_forward" | "clip_encode" | "vae_encode" | "vae_decode">;
+
+export type RunAnswer = Readonly<{
+  tensors: ReadonlyMap<string, Tensor>;
+  timings: Timings;
+  warnings: readonly string[];
+}>;
+
+type Job = QueueJob & Readonly<{ path: string; component: ComponentName; item: RunItem }>;
+type JobResult = Readonly<{ output: RunOutput; engineMs: number }>;
+
+export type RunCall = Readonly<{ client: string; tensors: Tensors; signal: AbortSignal }>;
+
+/** A named LoRA as it was found: a file, or the warning that there is none. */
+type FoundLora = Readonly<{ use: LoraUse } | { warning: string }>;
+
+export class NetRunner {
+  readonly #options: DaemonOptions;
+  readonly #store: TensorStore;
+  readonly #queue: BatchQueue<Job, JobResult>;
+  readonly #now: () => number;
+  readonly #logger: Logger;
+  readonly #rows: Record<string, number> = {};
+  readonly #clients: Record<string, number> = {};
+  #batches = 0;
+
+  constructor(options: DaemonOptions, store: TensorStore, now: () => number) {
+    this.#options = options;
+    this.#store = store;
+    this.#now = now;
+    this.#logger = options.logger ?? SILENT_LOGGER;
+    this.#queue = new BatchQueue({
+      now,
+      execute: (jobs) => this.#execute(jobs),
+      onBatch: (facts) => this.#count(facts),
+    });
+  }
+
+  get queueState(): BatchQueue<Job, JobResult>["state"] {
+    return this.#queue.state;
+  }
+
+  /** Engine runs by rows and by clients. */
+  get batches(): Readonly<{
+    total: number;
+    rows: Record<string, number>;
+    clients: Record<string, number>;
+  }> {
+    return { total: this.#batches, rows: { ...this.#rows }, clients: { ...this.#clients } };
+  }
+
+  close(): void {
+    this.#queue.close();
+  }
+
+  /** Throws TENSOR_UNKNOWN with the digests that must be put again, and all that may go wrong. */
+  async run(request: RunRequest, call: RunCall): Promise<RunAnswer> {
+    const arrivedAtMs = this.#now();
+    // Before anything is awaited, so that what was put before this frame cannot be forgotten yet.
+    const given = this.#gather(request, call.tensors);
+    const lease = await this.#options.registry.acquire(request.model, componentOf(request));
+    try {
+      const inputs = checkInputs(request, given.tensors, lease);
+      const found = await Promise.all(given.loras.map((lora) => this.#findLora(lora, request)));
+      const loras = found.flatMap((lora) => ("use" in lora ? [lora.use] : []));
+      const missing = found.flatMap((lora) => ("warning" in lora ? [lora.warning] : []));
+      const job = buildJob({ request, inputs, loras, lease, client: call.client });
+      const submittedAtMs = this.#now();
+      const outcome = await this.#queue.submit(job, call.signal);
+      const waitedMs = submittedAtMs - arrivedAtMs;
+      return buildAnswer(outcome, inputs, { waitedMs, missing });
+    } finally {
+      lease.release();
+    }
+  }
+
+  async #execute(jobs: readonly Job[]): Promise<readonly JobResult[]> {
+    const [head] = jobs;
+    if (!head) return [];
+    const items = jobs.map(({ item }) => item);
+    const { outputs, engineMs } = await this.#options.engine.run(head.path, head.component, items);
+    const { component } = head;
+    this.#logger.debug("batch.done", { component, jobs: jobs.length, engineMs });
+    return outputs.map((output) => ({ output, engineMs }));
+  }
+
+  #count({ rows, clients }: BatchFacts): void {
+    this.#batches++;
+    this.#rows[rows] = (this.#rows[rows] ?? 0) + 1;
+    this.#clients[clients] = (this.#clients[clients] ?? 0) + 1;
+  }
+
+  /** Inline tensors and those named by digest, and the LoRAs with factors where named by digest. */
+  #gather(request: RunRequest, inline: Tensors): { tensors: Tensors; loras: GivenLora[] } {
+    const tensors = new Map(inline);
+    const unknown: string[] = [];
+    for (const [slot, digest] of Object.entries(request.refs ?? {})) {
+      if (tensors.has(slot)) {
+        throw new LunaError("REQUEST_INVALID", `Tensor "${slot}" is both inline and in refs.`);
+      }
+      const tensor = this.#store.get(digest);
+      if (tensor) tensors.set(slot, tensor);
+      else unknown.push(digest);
+    }
+    const specs = "loras" in request ? (request.loras ?? []) : [];
+    const loras: GivenLora[] = [];
+    // Strength 0 is no LoRA at all, bit for bit.
+    for (const spec of specs.filter(({ strength }) => strength !== 0)) {
+      if ("name" in spec) loras.push({ spec });
+      else {
+        const factors = this.#store.getLora(spec.digest);
+        if (factors) loras.push({ spec, factors });
+        else unknown.push(spec.digest);
+      }
+    }
+    if (unknown.length === 0) return { tensors, loras };
+    throw new LunaError(
+      "TENSOR_UNKNOWN",
+      `The daemon does not have ${unknown.length} of the tensors named: put them again.`,
+      { details: { digests: unknown } },
+    );
+  }
+
+  async #findLora({ spec, factors }: GivenLora, request: RunRequest): Promise<FoundLora> {
+    const { strength } = spec;
+    if ("name" in spec) {
+      const file = await this.#options.registry.resolveLora(spec.name);
+      if (!file) return { warning: `LoRA '${spec.name}' not found, skipped.` };
+      return { use: { source: { type: "file", ...file }, strength } };
+    }
+    const component = componentOf(request);
+    const tensors = factors?.components.get(component) ?? new Map<string, Tensor>();
+    const digest = `${spec.digest}/${component}`;
+    return { use: { source: { type: "factors", digest, tensors }, strength } };
+  }
+}
+
+type GivenLora = Readonly<{ spec: LoraSpec; factors?: LoraFactors }>;
+
+function componentOf(request: RunRequest): ComponentName {
+  switch (request.op) {
+    case "model_forward":
+      return "unet";
+    case "clip_encode":
+      return request.encoder;
+    case "vae_encode":
+      return "vae-encoder";
+    case "vae_decode":
+      return "vae-decoder";
+  }
+}
+
+function checkInputs(request: RunRequest, tensors: Tensors, { checkpoint }: Lease): RunInputs {
+  switch (request.op) {
+    case "model_forward":
+      return unetInputs(tensors, checkpoint);
+    case "clip_encode":
+      return textInputs(tensors, checkpoint, request);
+    case "vae_encode":
+      return vaeInputs(tensors, checkpoint, "image");
+    case "vae_decode":
+      return vaeInputs(tensors, checkpoint, "latent");
+  }
+}
+
+type JobParts = Readonly<{
+  request: RunRequest;
+  inputs: RunInputs;
+  loras: readonly LoraUse[];
+  lease: Lease;
+  client: string;
+}>;
+
+function buildJob({ request, inputs, loras, lease, client }: JobParts): Job {
+  const { path, component, checkpoint } = lease;
+  const { tensors, rows, rowsMax, shapeKey } = inputs;
+  const item: RunItem = { tensors, loras };
+  const batch = { rows, rowsMax, client, path, component };
+  if (request.op === "model_forward") {
+    return { ...batch, item, batchKey: `${path} ${component} ${shapeKey}` };
+  }
+  if (request.op === "clip_encode") {
+    const { layer, isLayerNormed } = request;
+    const batchKey = `${path} ${component} ${shapeKey}`;
+    return { ...batch, item: { ...item, layer, isLayerNormed }, batchKey };
+  }
+  const tile = itemTile(request, tensors, checkpoint);
+  const batchKey = `${path} ${component} ${shapeKey} ${tile?.size} ${tile?.overlap}`;
+  return { ...batch, item: tile ? { ...item, tile } : item, batchKey };
+}
+
+function buildAnswer(
+  { result: { output, engineMs }, queueMs, batch }: Outcome<JobResult>,
+  { dtype }: RunInputs,
+  { waitedMs, missing }: { waitedMs: number; missing: readonly string[] },
+): RunAnswer {
+  const tensors = new Map(
+    [...output.tensors].map(([name, tensor]) => [name, toWire(tensor, dtype)]),
+  );
+  const timings = { queueMs: waitedMs + queueMs, engineMs, batch };
+  return { tensors, timings, warnings: [...missing, ...output.warnings] };
+}

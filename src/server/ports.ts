@@ -1,0 +1,26 @@
+import type { Engine } from "../engine/index.ts";
+import type { Logger } from "../kernel/index.ts";
+import type { ModelRegistry } from "../registry/index.ts";
+import type { UploadLimits } from "./uploads.ts";
+
+/** What the server needs of the registry. */
+export type ServedModels = Pick<
+  ModelRegistry,
+  "describe" | "acquire" | "preload" | "unload" | "pin" | "unpin" | "list" | "resolveLora"
+>;
+
+export type DaemonOptions = Readonly<{
+  registry: ServedModels;
+  engine: Pick<Engine, "run" | "info">;
+  /** Version of this package. */
+  version: string;
+  logger?: Logger;
+  /** Clients must show it; required to listen on other than loopback addresses. */
+  token?: string;
+  /** Where uploaded UNets are kept: below one of the registry's diffusion_models folders. */
+  uploadFolder?: string;
+  uploadLimits?: UploadLimits;
+  tensorBytesMax?: number;
+  /** Milliseconds of a steady clock. */
+  now?: () => number;
+}>;
