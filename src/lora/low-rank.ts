@@ -235,7 +235,12 @@ function lohaPair(parts: Parts, target: AdapterTarget): Pair {
   return hadamard({ up: scaled(first.up, factor), down: first.down }, second);
 }
 
-function fullOrFactored(parts: Parts, side: 1 | 2): Readonly<{ pair: Pair; dim?: number }> {
+/** One side of a LoKr; `dim` is its rank if it is factored. */
+function kroneckerSide(
+  parts: Parts,
+  side: 1 | 2,
+  target: AdapterTarget,
+): Readonly<{ pair: Pair; dim?: number }> {
   const full: PartName = `lokr_w${side}`;
   const a: PartName = `lokr_w${side}_a`;
   const b: PartName = `lokr_w${side}_b`;
@@ -247,6 +252,9 @@ function fullOrFactored(parts: Parts, side: 1 | 2): Readonly<{ pair: Pair; dim?:
   if (side === 2 && parts.has("lokr_t2")) {
     const up = matrix(parts, a);
     const right = matrix(parts, b);
+    // Before the basis is made, its size must be known to fit.
+    expectTaps(parts, "lokr_t2", target);
+    if (right.columns > target.inputs) expectInputs(parts, b, [right.columns, target]);
     const down = tucker(parts, "lokr_t2", right);
     expectSize(parts, a, {
       actual: up.rows,
@@ -260,8 +268,8 @@ function fullOrFactored(parts: Parts, side: 1 | 2): Readonly<{ pair: Pair; dim?:
 }
 
 function lokrPair(parts: Parts, target: AdapterTarget): Pair {
-  const first = fullOrFactored(parts, 1);
-  const second = fullOrFactored(parts, 2);
+  const first = kroneckerSide(parts, 1, target);
+  const second = kroneckerSide(parts, 2, target);
   const outputs = first.pair.up.columns * second.pair.up.columns;
   const inputs = first.pair.down.columns * second.pair.down.columns;
   const name = parts.has("lokr_w2") ? "lokr_w2" : "lokr_w2_a";

@@ -76,7 +76,9 @@ test("strength 0, and strengths that cancel, are no adapter at all", () => {
   const none = packAdapters(TARGETS, [[]], CHOICES);
   expect(packAdapters(TARGETS, [[use(onA, 0)]], CHOICES)).toEqual(none);
   expect(packAdapters(TARGETS, [[use(onA, 0.25), use(onA, -0.25)]], CHOICES)).toEqual(none);
-  expect(activeAdapters([[use(onA, 0), use(onBoth, 1)]]).map(({ id }) => id)).toEqual(["2"]);
+  const elsewhere: Adapter = { id: "3", factors: new Map() };
+  const stack = [use(onA, 0), use(onBoth, 1), use(elsewhere, 1)];
+  expect(activeAdapters([stack]).map(({ id }) => id)).toEqual(["2"]);
 });
 
 test("an adapter twice in a stack adds its strengths; the order of a stack does not matter", () => {

@@ -14,15 +14,15 @@ import type { FloatTensor } from "../tensor/index.ts";
 import type { Adapter, Applied, LowRank } from "./types.ts";
 
 /**
- * The distinct adapters a batch needs, by id: those with a strength other than 0 in some row.
- * Without them a run at strength 0 is bit-equal to one without the adapter.
+ * The distinct adapters a batch needs, by id: those that act on the net, with a strength other than
+ * 0 in some row. Without them a run at strength 0 is bit-equal to one without the adapter.
  */
 export function activeAdapters(rows: readonly (readonly Applied[])[]): readonly Adapter[] {
   const active = new Map<string, Adapter>();
   for (const row of rows) {
     for (const [id, strength] of strengthsById(row)) {
       const adapter = strength === 0 ? undefined : row.find((applied) => applied.id === id);
-      if (adapter !== undefined) active.set(id, adapter);
+      if (adapter !== undefined && adapter.factors.size > 0) active.set(id, adapter);
     }
   }
   // Sorted, so that the order of a stack changes neither the sums nor the cache key.

@@ -206,6 +206,18 @@ test("a rank beyond the limit is refused before its factors are made", () => {
   );
 });
 
+test("a small file that asks for a huge product is refused before it is made", () => {
+  const file = loraFile({
+    "text_encoder.x.lokr_w1": [1, 1],
+    "text_encoder.x.lokr_t2": [1000, 1, 3, 3],
+    "text_encoder.x.lokr_w2_a": [1000, 8],
+    "text_encoder.x.lokr_w2_b": [1, 300_000],
+  });
+  expect(() => parseLora(file, oneTarget(weightTarget("x", [8, 4, 3, 3])))).toThrow(
+    expect.objectContaining({ code: "LORA_MALFORMED", message: expect.stringMatching(/300000/) }),
+  );
+});
+
 test("a file for another model is one error", () => {
   const file = loraFile({ "lora_unet_joint_blocks_0_x.lora_up.weight": [4, 4] });
   expect(() => parseLora(file, TINY)).toThrow(

@@ -9,7 +9,8 @@ import type { LoraModel, LowRank, ParsedLora } from "./types.ts";
 
 /**
  * Reads an adapter file for one model: which layers its keys mean, and each layer's exact factors
- * with alpha folded in. Pure; the factors keep nothing of the file's bytes alive.
+ * with alpha / rank folded in, 1 without an alpha (as ComfyUI, which reads no PEFT metadata).
+ * Pure; the factors keep nothing of the file's bytes alive.
  *
  * Throws LORA_UNSUPPORTED for adapters without a low-rank form (DoRA, OFT, full differences, norms;
  * too high a rank) and when no key names a layer of the model; LORA_MALFORMED for tensors that are
