@@ -70,9 +70,18 @@ export function adaptConv(
   const inner = b.node("Conv", [x, down], {
     attributes: { kernel_shape: ints(kernel), pads: ints(pads), strides: ints([stride, stride]) },
   });
-  const upKernel = b.node("Unsqueeze", [b.node("Transpose", [up]), b.integers([2, 3])]);
-  const side = b.node("Conv", [b.node("Mul", [inner, scale]), upKernel], {
-    attributes: { kernel_shape: ints([1, 1]) },
+  // The 1x1 product as ONE matrix product over all cells of the batch, [out, rank] x [rank, cells]:
+  // with rank 0, ONNX Runtime 1.30 leaves the result of a convolution, and of all but the first
+  // matrix of a batched product, uninitialized.
+  const swap = { attributes: { perm: ints([1, 0, 2, 3]) } };
+  const scaled = b.node("Transpose", [b.node("Mul", [inner, scale])], swap);
+  const cells = b.node("Flatten", [scaled], { attributes: { axis: int(1) } });
+  const product = b.node("FusedMatMul", [up, cells], {
+    domain: "com.microsoft",
+    attributes: { transA: int(1) },
   });
+  const axes = b.node("Shape", [scaled], { attributes: { start: int(1) } });
+  const shape = b.node("Concat", [b.integers([outputs]), axes], { attributes: { axis: int(0) } });
+  const side = b.node("Transpose", [b.node("Reshape", [product, shape])], swap);
   return b.node("Add", [y, side]);
 }
