@@ -25,7 +25,7 @@ type Outline = Readonly<{
   middleDepth: number;
   /** In the order of output_blocks. */
   upDepths: readonly number[];
-  names: Readonly<Record<"convIn" | "convOut" | "middle" | "label", string>>;
+  names: Readonly<Record<"convIn" | "convOut" | "label", string>>;
 }>;
 
 const GROUPS = 32;
@@ -37,6 +37,12 @@ function transformerDepth(entries: Entries, prefix: string): number {
     max: TRANSFORMER_DEPTH_MAX,
     what: `transformer blocks in "${prefix}"`,
   });
+}
+
+/** Depth of the middle; -1 where only its first residual block is left, -2 where nothing is. */
+function middleDepth(entries: Entries, attention: string, firstNorm: string): number {
+  if (entries.has(`${attention}.proj_in.weight`)) return transformerDepth(entries, attention);
+  return entries.has(firstNorm) ? -1 : -2;
 }
 
 function outlineLdm(entries: Entries): Outline {
@@ -58,14 +64,13 @@ function outlineLdm(entries: Entries): Outline {
   });
   return {
     levels,
-    middleDepth: transformerDepth(entries, "middle_block.1"),
+    middleDepth: middleDepth(entries, "middle_block.1", "middle_block.0.in_layers.0.weight"),
     upDepths: Array.from({ length: count }, (_, i) =>
       transformerDepth(entries, `output_blocks.${i}.1`),
     ),
     names: {
       convIn: "input_blocks.0.0",
       convOut: "out.2",
-      middle: "middle_block.1",
       label: "label_emb.0.0",
     },
   };
@@ -88,25 +93,26 @@ function outlineDiffusers(entries: Entries): Outline {
   const hasClass = entries.has("class_embedding.linear_1.weight");
   return {
     levels: block("down_blocks"),
-    middleDepth: transformerDepth(entries, "mid_block.attentions.0"),
+    middleDepth: middleDepth(entries, "mid_block.attentions.0", "mid_block.resnets.0.norm1.weight"),
     upDepths: block("up_blocks").flatMap((level) => level.depths),
     names: {
       convIn: "conv_in",
       convOut: "conv_out",
-      middle: "mid_block.attentions.0",
       label: `${hasClass ? "class" : "add"}_embedding.linear_1`,
     },
   };
 }
 
+const KEYS_OF_CONTEXT = ".transformer_blocks.0.attn2.to_k.weight";
+
 function configOf(entries: Entries, outline: Outline): UNetConfig {
-  const { levels, names, middleDepth } = outline;
+  const { levels, names } = outline;
   if (levels.length > LEVELS_MAX) throw unsupported(`a UNet of more than ${LEVELS_MAX} levels`);
-  if (middleDepth === 0) {
-    throw unsupported("a UNet without attention in its middle (such as SSD-1B, Vega or KOALA)");
-  }
+  const first = [...entries.keys()].find((name) => name.endsWith(KEYS_OF_CONTEXT));
+  if (first === undefined) throw unsupported("a UNet without cross-attention");
+  const attention = first.slice(0, -KEYS_OF_CONTEXT.length);
   const modelChannels = axisOf(entries, `${names.convIn}.weight`, 0);
-  const isLinearProjection = entries.get(`${names.middle}.proj_in.weight`)?.shape.length === 2;
+  const isLinearProjection = entries.get(`${attention}.proj_in.weight`)?.shape.length === 2;
   const isLabelled = entries.has(`${names.label}.weight`);
   return {
     inChannels: axisOf(entries, `${names.convIn}.weight`, 1),
@@ -115,9 +121,9 @@ function configOf(entries: Entries, outline: Outline): UNetConfig {
     channelMult: levels.map(({ width }) => width / modelChannels),
     resBlocks: levels.map(({ depths }) => depths.length),
     transformerDepth: levels.flatMap(({ depths }) => depths),
-    transformerDepthMiddle: middleDepth,
+    transformerDepthMiddle: outline.middleDepth,
     transformerDepthOutput: outline.upDepths,
-    contextDim: axisOf(entries, `${names.middle}.transformer_blocks.0.attn2.to_k.weight`, 1),
+    contextDim: axisOf(entries, first, 1),
     admChannels: isLabelled ? axisOf(entries, `${names.label}.weight`, 1) : 0,
     heads: isLinearProjection ? { channels: HEAD_CHANNELS } : { count: HEAD_COUNT_SD1 },
     isLinearProjection,
@@ -132,6 +138,9 @@ function checkConfig(config: UNetConfig): void {
     );
   }
   if (outChannels !== 4) throw unsupported(`a UNet of ${outChannels} output channels, not 4`);
+  if (config.transformerDepthMiddle < 0 && config.admChannels === 0) {
+    throw unsupported("a distilled Stable Diffusion 1.x or 2.x UNet without its middle attention");
+  }
   const widths = levelWidths(config);
   const uneven = widths.find((width) => width === 0 || width % GROUPS !== 0);
   if (uneven !== undefined) {
@@ -158,7 +167,8 @@ function hasAttention(config: UNetConfig, level: number): boolean {
   const count = resBlocks[level] ?? 0;
   const end = up.length - begin - level;
   const depths = [...down.slice(begin, begin + count), ...up.slice(end - count - 1, end)];
-  return level === resBlocks.length - 1 || depths.some((depth) => depth > 0);
+  const isDeepest = level === resBlocks.length - 1;
+  return (isDeepest && config.transformerDepthMiddle > 0) || depths.some((depth) => depth > 0);
 }
 
 /** SDXL's label embedding takes 6 size numbers, the refiner's 5, each as 256 sines and cosines. */

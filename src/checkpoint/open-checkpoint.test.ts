@@ -1,8 +1,9 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import {
+  tinyTensors as makeTinyTensors,
   TINY_VAE,
-  tinyTensors,
+  type TinyOptions,
   tinyTextConfig,
   tinyUNetConfig,
 } from "../../test/support/tiny-checkpoint.ts";
@@ -23,6 +24,16 @@ import type { Checkpoint, Family, VaeConfig } from "./types.ts";
 
 const FAMILIES: readonly Family[] = ["sd1", "sd2", "sdxl", "sdxl-refiner"];
 const MEGABYTE = 1e6;
+
+const made = new Map<string, ReadonlyMap<string, Tensor>>();
+
+/** A map of its own for each caller; the tensors in it are made once. */
+function tinyTensors(options: TinyOptions = {}): Map<string, Tensor> {
+  const key = JSON.stringify(options);
+  const tensors = made.get(key) ?? makeTinyTensors(options);
+  made.set(key, tensors);
+  return new Map(tensors);
+}
 
 type File = Readonly<{ header: SafetensorsHeader; readTensor: ReadTensor; bytes: Uint8Array }>;
 

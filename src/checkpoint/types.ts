@@ -31,6 +31,7 @@ export type UNetConfig = Readonly<{
   resBlocks: readonly number[];
   /** Transformer depth of each residual block on the way down, flattened; 0 is none. */
   transformerDepth: readonly number[];
+  /** -1: the middle is its first residual block only, -2: there is no middle (distilled SDXL). */
   transformerDepthMiddle: number;
   /** As transformerDepth, on the way up, in the order of output_blocks. */
   transformerDepthOutput: readonly number[];

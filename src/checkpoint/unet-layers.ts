@@ -103,14 +103,16 @@ function downLayers(config: UNetConfig, skips: number[]): Layer[] {
   return layers;
 }
 
+/** Distilled SDXL nets keep only one residual block here (depth -1: SSD-1B) or nothing (-2: KOALA). */
 function middleLayers(config: UNetConfig, channels: number): Layer[] {
+  const depth = config.transformerDepthMiddle;
   const inner = resBlock(channels, channels, 4 * config.modelChannels);
+  const first = under(["middle_block.0", "mid_block.resnets.0"], inner);
+  if (depth < 0) return depth === -1 ? first : [];
+  const attention = transformer(config, channels, depth);
   return [
-    ...under(["middle_block.0", "mid_block.resnets.0"], inner),
-    ...under(
-      ["middle_block.1", "mid_block.attentions.0"],
-      transformer(config, channels, config.transformerDepthMiddle),
-    ),
+    ...first,
+    ...under(["middle_block.1", "mid_block.attentions.0"], attention),
     ...under(["middle_block.2", "mid_block.resnets.1"], inner),
   ];
 }

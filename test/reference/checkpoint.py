@@ -49,6 +49,10 @@ UNETS = {
     "sd21": unet([1, 2, 4, 4], [2] * 4, [1] * 6 + [0, 0], 1, 1024, 0, True),
     "sdxl": unet([1, 2, 4], [2] * 3, [0, 0, 2, 2, 10, 10], 10, 2048, 2816, True),
     "refiner": unet([1, 2, 4, 4], [2] * 4, [0, 0, 4, 4, 4, 4, 0, 0], 4, 1280, 2560, True, channels=384),
+    # Distilled SDXL nets: one residual block in the middle, or nothing.
+    "ssd-1b": unet([1, 2, 4], [2] * 3, [0, 0, 2, 2, 4, 4], -1, 2048, 2816, True,
+                   out=[4, 4, 10, 2, 1, 1, 0, 0, 0]),
+    "koala-700m": unet([1, 2, 4], [1] * 3, [0, 2, 5], -2, 2048, 2816, True, out=[5, 5, 2, 2, 0, 0]),
     "tiny-sd1": unet([1, 4, 8], [1] * 3, [0, 1, 1], 1, 128, 0, False, channels=32),
     "tiny-uneven": unet([1, 2], [2, 2], [0, 1, 2, 0], 3, 64, 96, True, channels=64,
                         out=[2, 0, 1, 1, 0, 1]),
