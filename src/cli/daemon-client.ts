@@ -1,12 +1,6 @@
-import { readFileSync } from "node:fs";
 import { type LunaClient, openModels } from "../client/index.ts";
 import type { Config } from "../kernel/index.ts";
-
-export const VERSION = (
-  JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")) as {
-    version: string;
-  }
-).version;
+import { VERSION } from "../version.ts";
 
 export function daemonUrl(config: Config): string {
   return config.daemonUrl || `ws://127.0.0.1:${config.port}`;

@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-import { readFileSync } from "node:fs";
+import { VERSION } from "../version.ts";
 import { type Command, runCommand } from "./command.ts";
 
 /** Loaded on demand: `luna run` must stay a light process. */
@@ -26,11 +26,6 @@ const COMMANDS: Readonly<Record<string, [summary: string, load: () => Promise<Co
   ],
 };
 
-function version(): string {
-  const text = readFileSync(new URL("../../package.json", import.meta.url), "utf8");
-  return (JSON.parse(text) as { version: string }).version;
-}
-
 function overview(): string {
   const lines = Object.entries(COMMANDS).map(
     ([name, [summary]]) => `  ${name.padEnd(11)} ${summary}`,
@@ -43,7 +38,7 @@ const entry = Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined;
 if (entry !== undefined) {
   process.exitCode = await runCommand(name, await entry[1](), args);
 } else if (name === "--version" || name === "-v") {
-  process.stdout.write(`${version()}\n`);
+  process.stdout.write(`${VERSION}\n`);
 } else {
   const isHelp = name === "--help" || name === "-h" || name === "help";
   const text = isHelp ? overview() : `luna: there is no command "${name}".\n\n${overview()}`;

@@ -22,7 +22,13 @@ test("flags win over variables, variables over the file, the file over defaults"
   const environment = { LUNA_PORT: "2", LUNA_HOST: "b" };
   const { values } = parseFlags(["--port", "3"], settingOptions(["port", "models"]));
   const config = readConfig({ flags: values, environment, folder });
-  expect(config).toMatchObject({ port: 3, host: "b", threads: 1, models: ["x"], queueMax: 256 });
+  expect(config).toMatchObject({
+    port: 3,
+    host: "b",
+    threads: 1,
+    models: ["x"],
+    loraCacheMiB: 1024,
+  });
   rmSync(join(folder, "luna.toml"));
 });
 

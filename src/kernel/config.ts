@@ -96,22 +96,6 @@ export const SETTINGS = {
     unit: "MiB",
     doc: "Budget of tensors that clients name by digest.",
   },
-  batchRowsMax: {
-    kind: "integer",
-    default: 8,
-    min: 1,
-    max: 256,
-    unit: "rows",
-    doc: "Most rows of one session run; requests beyond it wait for the next.",
-  },
-  queueMax: {
-    kind: "integer",
-    default: 256,
-    min: 1,
-    max: 100_000,
-    unit: "requests",
-    doc: "Requests that may wait; the next one is refused with QUEUE_FULL.",
-  },
   daemonUrl: {
     kind: "string",
     default: "",
@@ -133,7 +117,11 @@ type ValueOf<S extends Setting> = S["kind"] extends "list"
     : S["kind"] extends "boolean"
       ? boolean
       : string;
-export type Config = Readonly<{ [Name in SettingName]: ValueOf<(typeof SETTINGS)[Name]> }>;
+export type Config = Readonly<{ [Name in SettingName]: ValueOf<(typeof SETTINGS)[Name]> }> &
+  Readonly<{
+    /** For "$NAME" in ComfyUI's extra_model_paths.yaml. */
+    environment: Environment;
+  }>;
 type Value = string | number | boolean | readonly string[];
 
 /** "loraCacheMiB" -> "lora-cache-mib". */
@@ -261,7 +249,8 @@ export function readConfig({
   }
   // Every name has a checked value of its own kind by now.
   const config = Object.fromEntries(merged) as unknown as Config;
-  return Object.freeze({ ...config, token: config.token || readToken(config.tokenFile) });
+  const token = config.token || readToken(config.tokenFile);
+  return Object.freeze({ ...config, token, environment });
 }
 
 function readToken(path: string): string {

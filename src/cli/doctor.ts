@@ -1,0 +1,211 @@
+import { existsSync } from "node:fs";
+import { link, mkdtemp, rm } from "node:fs/promises";
+import { connect } from "node:net";
+import { tmpdir, totalmem } from "node:os";
+import { join } from "node:path";
+import { deviceOf, modelFoldersOf } from "../daemon.ts";
+import { startEngine } from "../engine/index.ts";
+import { type Config, LunaError } from "../kernel/index.ts";
+import { ALL_KINDS, ModelFiles } from "../registry/index.ts";
+import { VERSION } from "../version.ts";
+import { type Command, JSON_OPTION } from "./command.ts";
+import { withDaemon } from "./daemon-client.ts";
+import { formatBytes } from "./table.ts";
+
+/** One finding: what was looked at, how it is, and what to do about it. */
+export type Finding = Readonly<{
+  check: string;
+  state: "ok" | "advice" | "problem";
+  fact: string;
+  todo?: string;
+}>;
+
+const NODE_MAJOR_MIN = 20;
+const CONNECT_MS = 1_000;
+
+function checkNode(): Finding {
+  const major = Number(process.versions.node.split(".")[0]);
+  const fact = `Node ${process.versions.node} on ${process.platform}/${process.arch}`;
+  if (major >= NODE_MAJOR_MIN) return { check: "node", state: "ok", fact };
+  return {
+    check: "node",
+    state: "problem",
+    fact,
+    todo: `Install Node ${NODE_MAJOR_MIN} or newer.`,
+  };
+}
+
+async function checkFolders(config: Config): Promise<Finding[]> {
+  const folders = modelFoldersOf(config);
+  const files = new ModelFiles(folders, () => performance.now());
+  const counts: string[] = [];
+  for (const kind of ALL_KINDS) counts.push(`${(await files.list(kind)).length} ${kind}`);
+  const fact = counts.join(", ");
+  const missing = config.models.filter((folder) => !existsSync(folder));
+  const found: Finding[] = missing.map((folder) => ({
+    check: "model folder",
+    state: "problem",
+    fact: `${folder} does not exist.`,
+    todo: "Correct --models, LUNA_MODELS or luna.toml.",
+  }));
+  const hasModel =
+    (await files.list("checkpoints")).length + (await files.list("diffusion_models")).length > 0;
+  found.push(
+    hasModel
+      ? { check: "models", state: "ok", fact }
+      : {
+          check: "models",
+          state: "problem",
+          fact,
+          todo: "Point --models at ComfyUI's models folder; only .safetensors files are read.",
+        },
+  );
+  if ((await files.list("loras")).length === 0) {
+    found.push({
+      check: "loras",
+      state: "advice",
+      fact: "No LoRA file was found.",
+      todo: "Put them into <models>/loras.",
+    });
+  }
+  return found;
+}
+
+/** Can ONNX Runtime be given a hard link to the checkpoints (one file system), or must it read them? */
+async function checkLinks(config: Config): Promise<Finding> {
+  const files = new ModelFiles(modelFoldersOf(config), () => performance.now());
+  const [checkpoint] = await files.list("checkpoints");
+  if (checkpoint === undefined)
+    return { check: "hard links", state: "ok", fact: "No checkpoint to try." };
+  const folder = await mkdtemp(join(tmpdir(), "luna-doctor-"));
+  try {
+    await link(checkpoint.path, join(folder, "weights"));
+    return { check: "hard links", state: "ok", fact: "Weights can be mapped from the checkpoint." };
+  } catch {
+    return {
+      check: "hard links",
+      state: "advice",
+      fact: `${tmpdir()} is on another file system than ${checkpoint.path}.`,
+      todo: "The engine links beside the checkpoint instead, or reads it into memory where it may not write. Set TMPDIR to a folder on the models' disk to be sure of the first.",
+    };
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+}
+
+function isPortTaken(config: Config): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect({ host: config.host, port: config.port, timeout: CONNECT_MS });
+    const answer = (isTaken: boolean) => () => {
+      socket.destroy();
+      resolve(isTaken);
+    };
+    socket
+      .once("connect", answer(true))
+      .once("error", answer(false))
+      .once("timeout", answer(false));
+  });
+}
+
+async function checkDaemon(config: Config): Promise<Finding> {
+  const check = "daemon";
+  try {
+    return await withDaemon(config, async (client): Promise<Finding> => {
+      const { daemon, engine } = await client.status();
+      const fact = `Daemon ${daemon.version} runs (pid ${daemon.pid}, ${engine.device}).`;
+      if (daemon.version === VERSION) return { check, state: "ok", fact };
+      return {
+        check,
+        state: "problem",
+        fact,
+        todo: `This is ${VERSION}: restart the daemon from this version.`,
+      };
+    });
+  } catch (error) {
+    const known = LunaError.from(error);
+    if (await isPortTaken(config)) {
+      return {
+        check,
+        state: "problem",
+        fact: `Port ${config.port} answers, but not as a Luna daemon: ${known.message}`,
+        todo: `Stop that program or choose another port with --port (and LUNA_DAEMON_URL for clients).`,
+      };
+    }
+    return {
+      check,
+      state: "advice",
+      fact: "No daemon runs.",
+      todo: "Start it with: npx luna serve",
+    };
+  }
+}
+
+async function checkDevice(config: Config): Promise<Finding> {
+  const check = "device";
+  const device = deviceOf(config);
+  try {
+    const engine = await startEngine({ device });
+    const { provider, device: found } = await engine.info();
+    await engine.close();
+    return {
+      check,
+      state: "ok",
+      fact: `The engine starts on ${found} (${provider}) and passes its self-test.`,
+    };
+  } catch (error) {
+    return {
+      check,
+      state: "problem",
+      fact: LunaError.from(error).message,
+      todo: "Use --device cpu, or follow the message. NVIDIA's binaries are not part of a normal install: ONNXRUNTIME_NODE_INSTALL=cuda12 npm rebuild onnxruntime-node brings them; ONNXRUNTIME_NODE_INSTALL=skip npm ci leaves them out where they cannot be downloaded.",
+    };
+  }
+}
+
+function checkMemory(config: Config): Finding {
+  const budget = config.memoryMiB * 2 ** 20;
+  const fact = `${formatBytes(totalmem())} in this machine, budget for models ${budget === 0 ? "automatic" : formatBytes(budget)}.`;
+  if (budget <= totalmem()) return { check: "memory", state: "ok", fact };
+  return {
+    check: "memory",
+    state: "problem",
+    fact,
+    todo: "Lower memoryMiB: models would be swapped out.",
+  };
+}
+
+export const doctor: Command = {
+  summary: "Checks this machine, the configuration and the daemon, and says what to do.",
+  usage: "[--json]",
+  settings: [
+    "models",
+    "extraModelPaths",
+    "host",
+    "port",
+    "daemonUrl",
+    "device",
+    "memoryMiB",
+    "token",
+    "tokenFile",
+  ],
+  options: { json: JSON_OPTION },
+  async run({ values, config, print }) {
+    const findings = [
+      checkNode(),
+      ...(await checkFolders(config)),
+      await checkLinks(config),
+      checkMemory(config),
+      await checkDevice(config),
+      await checkDaemon(config),
+    ];
+    if (values["json"]) print(JSON.stringify(findings, null, 2));
+    else {
+      const marks = { ok: "✓", advice: "·", problem: "✗" } as const;
+      for (const { check, state, fact, todo } of findings) {
+        print(`${marks[state]} ${check.padEnd(12)} ${fact}`);
+        if (todo !== undefined) print(`  ${" ".repeat(12)} → ${todo}`);
+      }
+    }
+    return findings.some(({ state }) => state === "problem") ? 1 : 0;
+  },
+};

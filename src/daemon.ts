@@ -1,0 +1,162 @@
+/** The composition root: files, engine, registry and server become a daemon, or one instance's own. */
+import { readFileSync } from "node:fs";
+import { homedir, tmpdir, totalmem } from "node:os";
+import { dirname, join, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+import { openCheckpointFile } from "./checkpoint/index.ts";
+import { Connection, type Peer } from "./client/index.ts";
+import { type DeviceChoice, type Engine, startEngine } from "./engine/index.ts";
+import { type Config, type Logger, LunaError, SILENT_LOGGER } from "./kernel/index.ts";
+import { createMemoryTransportPair } from "./protocol/index.ts";
+import {
+  type ExtraFolder,
+  type ModelFolders,
+  ModelRegistry,
+  modelFolders,
+  parseExtraModelPaths,
+} from "./registry/index.ts";
+import {
+  createDaemonCore,
+  type DaemonCore,
+  type ListeningDaemon,
+  listenDaemon,
+} from "./server/index.ts";
+import { VERSION } from "./version.ts";
+
+const MIB = 2 ** 20;
+/** The embedded model and its LoRAs, laid out as a models folder. */
+export const ASSETS = fileURLToPath(new URL("../assets/", import.meta.url));
+const DEVICES: readonly string[] = ["auto", "cpu", "cuda", "webgpu"];
+
+/** Models sent as tensors are kept here; a folder of its own keeps them out of ComfyUI's lists. */
+const uploadRoot = (): string => join(tmpdir(), "luna-uploads");
+
+function extraFolders(config: Config): ExtraFolder[] {
+  if (config.extraModelPaths === "") return [];
+  const path = resolve(config.extraModelPaths);
+  let text: string;
+  try {
+    text = readFileSync(path, "utf8");
+  } catch (cause) {
+    throw new LunaError("CONFIG_INVALID", `extra_model_paths ${path} cannot be read.`, { cause });
+  }
+  return parseExtraModelPaths(text, {
+    directory: dirname(path),
+    home: homedir(),
+    environment: config.environment,
+  });
+}
+
+/** The user's model folders first, the embedded model's last. */
+export function modelFoldersOf(config: Config): ModelFolders {
+  return modelFolders([...config.models, ASSETS, uploadRoot()], extraFolders(config));
+}
+
+/** Throws CONFIG_INVALID for a device there is none of. */
+export function deviceOf(config: Config): DeviceChoice {
+  if (DEVICES.includes(config.device)) return config.device as DeviceChoice; // One of the list.
+  throw new LunaError(
+    "CONFIG_INVALID",
+    `--device "${config.device}": choose ${DEVICES.join(", ")}.`,
+  );
+}
+
+export type Daemon = Readonly<{ core: DaemonCore; engine: Engine; close: () => Promise<void> }>;
+
+/** Starts an engine process and wires a daemon around it; nothing listens yet. */
+export async function createDaemon(
+  config: Config,
+  logger: Logger = SILENT_LOGGER,
+): Promise<Daemon> {
+  const engine = await startEngine({
+    device: deviceOf(config),
+    ...(config.threads > 0 ? { threads: config.threads } : {}),
+    loraCacheBytesMax: config.loraCacheMiB * MIB,
+    logger,
+  });
+  const registry = new ModelRegistry({
+    folders: modelFoldersOf(config),
+    loader: engine,
+    openCheckpoint: openCheckpointFile,
+    bytesMax: config.memoryMiB > 0 ? config.memoryMiB * MIB : Math.floor(totalmem() * 0.75),
+    logger,
+  });
+  const core = createDaemonCore({
+    registry,
+    engine,
+    version: VERSION,
+    logger,
+    uploadFolder: join(uploadRoot(), "diffusion_models"),
+    tensorBytesMax: config.tensorStoreMiB * MIB,
+    ...(config.token === "" ? {} : { token: config.token }),
+  });
+  const close = async () => {
+    core.close();
+    await engine.close();
+  };
+  return { core, engine, close };
+}
+
+function socketPath(config: Config, port: number): string | undefined {
+  if (config.socket === "off") return undefined;
+  if (config.socket !== "auto") return config.socket;
+  // Untested on Windows.
+  if (process.platform === "win32") return `\\\\.\\pipe\\luna-${port}`;
+  return join(tmpdir(), `luna-${port}.sock`);
+}
+
+/** A daemon on the network. `close` ends it and its engine. */
+export async function startDaemon(
+  config: Config,
+  logger: Logger = SILENT_LOGGER,
+): Promise<Daemon & Readonly<{ listening: ListeningDaemon }>> {
+  const daemon = await createDaemon(config, logger);
+  try {
+    const path = socketPath(config, config.port);
+    const listening = await listenDaemon(daemon.core, {
+      host: config.host,
+      port: config.port,
+      allowedHosts: config.allowedHosts,
+      ...(path === undefined || (config.port === 0 && config.socket === "auto")
+        ? {}
+        : { socketPath: path }),
+    });
+    const close = async () => {
+      await listening.close();
+      await daemon.engine.close();
+    };
+    return { ...daemon, listening, close };
+  } catch (error) {
+    await daemon.close();
+    throw error;
+  }
+}
+
+/** An instance's own engine, reached through the same protocol without a socket. */
+export async function openLocalPeer(
+  config: Config,
+  client: { name: string; version: string },
+  logger: Logger = SILENT_LOGGER,
+): Promise<Peer> {
+  const daemon = await createDaemon(config, logger);
+  const connection = await Connection.open({
+    open: async () => {
+      const [near, far] = createMemoryTransportPair();
+      daemon.core.connect(far, { isTrusted: true });
+      return near;
+    },
+    client,
+    graceMs: 0,
+  });
+  const close = async () => {
+    await connection.close();
+    await daemon.close();
+  };
+  return {
+    get era() {
+      return connection.era;
+    },
+    request: (body, tensors, options) => connection.request(body, tensors, options),
+    close,
+  };
+}
