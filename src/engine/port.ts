@@ -55,7 +55,9 @@ export type RunOutput = Readonly<{
 
 export type EngineInfo = Readonly<{
   pid: number;
+  /** "cpu", "cuda" or "webgpu". */
   device: string;
+  /** ONNX Runtime's name of what serves it. */
   provider: string;
   rssBytes: number;
   /** How often a crash was followed by a new process. */

@@ -1,0 +1,94 @@
+/** Items of a batch joined along axis 0 for one session run, and its outputs taken apart again. */
+import { LunaError } from "../kernel/index.ts";
+import { elementCount, type FloatTensor, type Tensor, toFloat } from "../tensor/index.ts";
+import type { RunItem } from "./port.ts";
+
+/** A tensor of an item as float32. Throws TENSOR_MALFORMED when the item lacks it. */
+export function floatOf(item: RunItem, name: string): FloatTensor {
+  return toFloat(tensorOf(item, name));
+}
+
+export function tensorOf(item: RunItem, name: string): Tensor {
+  const tensor = item.tensors.get(name);
+  if (tensor !== undefined) return tensor;
+  throw new LunaError("TENSOR_MALFORMED", `The request has no tensor "${name}".`);
+}
+
+/** Rows of a batched tensor. */
+export function rowsOf(tensor: Readonly<{ shape: readonly number[] }>): number {
+  const [rows] = tensor.shape;
+  if (rows !== undefined) return rows;
+  throw new LunaError("TENSOR_MALFORMED", "A batched tensor needs an axis of rows.");
+}
+
+/** Joins along axis 0; one tensor alone is passed on without a copy. */
+export function concatRows(tensors: readonly FloatTensor[], name: string): FloatTensor {
+  const [first] = tensors;
+  if (first === undefined || tensors.length === 1) return first ?? { shape: [0], data: NO_DATA };
+  const inner = first.shape.slice(1);
+  let rows = 0;
+  for (const tensor of tensors) {
+    if (tensor.shape.slice(1).join() !== inner.join()) {
+      throw new LunaError(
+        "TENSOR_MALFORMED",
+        `"${name}" is [${tensor.shape.join(", ")}] and [${first.shape.join(", ")}] in one batch.`,
+      );
+    }
+    rows += rowsOf(tensor);
+  }
+  const data = new Float32Array(rows * elementCount(inner));
+  let offset = 0;
+  for (const tensor of tensors) {
+    data.set(tensor.data, offset);
+    offset += tensor.data.length;
+  }
+  return { shape: [rows, ...inner], data };
+}
+
+const NO_DATA = new Float32Array(0);
+
+/** Rows [begin, begin + count) as a view. */
+export function sliceRows(tensor: FloatTensor, begin: number, count: number): FloatTensor {
+  const inner = tensor.shape.slice(1);
+  const step = elementCount(inner);
+  return {
+    shape: [count, ...inner],
+    data: tensor.data.subarray(begin * step, (begin + count) * step),
+  };
+}
+
+/** One row repeated `rows` times; a tensor with that many rows as it is. */
+export function expandRows(tensor: FloatTensor, rows: number, name: string): FloatTensor {
+  const own = rowsOf(tensor);
+  if (own === rows) return tensor;
+  if (own !== 1) {
+    throw new LunaError("TENSOR_MALFORMED", `"${name}" has ${own} rows; 1 or ${rows} are needed.`);
+  }
+  const data = new Float32Array(tensor.data.length * rows);
+  for (let row = 0; row < rows; row++) data.set(tensor.data, row * tensor.data.length);
+  return { shape: [rows, ...tensor.shape.slice(1)], data };
+}
+
+/** Stands for "nothing is added": broadcast against any [batch, channels, height, width]. */
+const ZERO: FloatTensor = { shape: [1, 1, 1, 1], data: new Float32Array(1) };
+
+/**
+ * A ControlNet residual of a batch, of which each item has its own rows, one row for all of its
+ * rows, or none: zeros then. `rows[i]` are the batch rows of item i.
+ */
+export function controlRows(
+  parts: readonly (FloatTensor | undefined)[],
+  rows: readonly number[],
+  name: string,
+): FloatTensor {
+  const given = parts.find((part) => part !== undefined);
+  if (given === undefined) return ZERO;
+  if (parts.length === 1 && (rowsOf(given) === 1 || rowsOf(given) === rows[0])) return given;
+  const inner = given.shape.slice(1);
+  const expanded = parts.map((part, index) => {
+    const count = rows[index] ?? 0;
+    if (part !== undefined) return expandRows(part, count, name);
+    return { shape: [count, ...inner], data: new Float32Array(count * elementCount(inner)) };
+  });
+  return concatRows(expanded, name);
+}

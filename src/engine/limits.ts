@@ -1,0 +1,35 @@
+/** One frame between daemon and engine: a batch of 8 items with 200 MB of LoRA factors each fits. */
+export const PIPE_FRAME_BYTES_MAX = 4_000_000_000;
+/** A line on the engine's stderr; native crash reports are longer and get cut. */
+export const LOG_LINE_LENGTH_MAX = 8192;
+/** Starting a process, importing ONNX Runtime and the self-test take about 1 s; a cold disk more. */
+export const START_MS_MAX = 120_000;
+/** A step in progress cannot be interrupted: past this the process is killed on close. */
+export const CLOSE_MS_MAX = 3_000;
+/** Crashes that are healed in one window; beyond it something is wrong that a restart won't cure. */
+export const RESTARTS_MAX = 5;
+export const RESTART_WINDOW_MS = 60_000;
+/** A job that was running when the process died is tried again once: it may be the cause. */
+export const JOB_CRASHES_MAX = 2;
+/** Parsed LoRAs kept in the engine: a rank-16 LoRA of SD1.5 takes about 13 MB in float32. */
+export const LORA_CACHE_BYTES_DEFAULT = 1 << 30;
+/** A LoRA of rank 256 on every SDXL layer is about 3.3 GB; larger files are no LoRAs. */
+export const LORA_FILE_BYTES_MAX = 4_000_000_000;
+/** What was said once about a LoRA is remembered for this many (file, strength) pairs. */
+export const ANNOUNCED_MAX = 4096;
+/** Longest part of a message of ONNX Runtime that is passed on. */
+export const RUNTIME_MESSAGE_LENGTH_MAX = 400;
+/** Items of one batch; the scheduler's own cap is lower. */
+export const BATCH_ITEMS_MAX = 256;
+/**
+ * Pixels of one VAE call beyond which it works in tiles: 1536 x 1536. A decode keeps some
+ * 128 channels x 4 bytes x 3 buffers a pixel, 3.6 GB at this size.
+ */
+export const VAE_PIXELS_UNTILED_MAX = 1536 * 1536;
+/** Tiles used when the caller named none, in latent cells: 512 pixels with 64 shared. */
+export const VAE_TILE_DEFAULT = { size: 64, overlap: 8 } as const;
+/** Smallest tile: below it the receptive field of the VAE is mostly outside the tile. */
+export const VAE_TILE_SIZE_MIN = 8;
+export const VAE_TILE_SIZE_MAX = 1024;
+/** Sets of LoRA strengths whose inputs are kept; each takes some 100 KB of small objects. */
+export const SCALE_FEEDS_MAX = 64;

@@ -1,0 +1,176 @@
+/**
+ * Adapters in the engine: files read, parsed and kept by path, size and mtime; factors that
+ * clients have sent, kept by digest. Both within a byte budget, least recently used out first.
+ */
+import { stat } from "node:fs/promises";
+import { LRUCache } from "lru-cache";
+import type { ComponentName } from "../checkpoint/index.ts";
+import type { AdapterTarget } from "../graph/index.ts";
+import { type Logger, LunaError } from "../kernel/index.ts";
+import {
+  type Applied,
+  factorsFromTensors,
+  type LoraModel,
+  type LowRank,
+  type ParsedLora,
+  parseLora,
+} from "../lora/index.ts";
+import { parseSafetensors } from "../tensor/index.ts";
+import { ANNOUNCED_MAX, LORA_FILE_BYTES_MAX } from "./limits.ts";
+import type { Tensors } from "./messages.ts";
+import { readRange } from "./model-folder.ts";
+import type { LoraUse } from "./port.ts";
+
+/** The net that adapters are for. */
+export type AdaptedNet = Readonly<{
+  /** Names the file and net: parsed adapters depend on both. */
+  key: string;
+  component: ComponentName;
+  targets: readonly AdapterTarget[];
+  /** All nets of the file, to tell its own keys from unknown ones. */
+  loraModel: () => LoraModel;
+  /** Names the file alone. */
+  fileKey: string;
+}>;
+
+type FileSource = Extract<LoraUse["source"], { type: "file" }>;
+type Factors = ReadonlyMap<string, LowRank>;
+const NO_FACTORS: Factors = new Map();
+
+export class LoraStore {
+  readonly #logger: Logger;
+  readonly #parsed: LRUCache<string, ParsedLora>;
+  readonly #sent: LRUCache<string, Tensors>;
+  /** Factors of sent tensors by net; they are views, so they live as long as the tensors. */
+  readonly #views = new WeakMap<Tensors, Map<string, Factors>>();
+  readonly #announced = new LRUCache<string, true>({ max: ANNOUNCED_MAX });
+
+  constructor(bytesMax: number, logger: Logger) {
+    this.#logger = logger;
+    this.#parsed = new LRUCache({
+      maxSize: bytesMax,
+      sizeCalculation: (lora: ParsedLora) => Math.max(1, lora.bytes),
+    });
+    this.#sent = new LRUCache({ maxSize: bytesMax, sizeCalculation: bytesOf });
+  }
+
+  get facts(): { entries: number; bytes: number } {
+    return {
+      entries: this.#parsed.size + this.#sent.size,
+      bytes: this.#parsed.calculatedSize + this.#sent.calculatedSize,
+    };
+  }
+
+  /** Keeps factors that came with a request, or finds those that came before. */
+  recall(digest: string, sent: Tensors | undefined): Tensors {
+    if (sent !== undefined) {
+      this.#sent.set(digest, sent);
+      return sent;
+    }
+    const known = this.#sent.get(digest);
+    if (known !== undefined) return known;
+    throw new LunaError("TENSOR_UNKNOWN", `The LoRA factors ${digest} are not kept any more.`, {
+      details: { digests: [digest] },
+    });
+  }
+
+  /** What a stack of LoRAs does to one net, and what its user should hear about it. */
+  async apply(
+    net: AdaptedNet,
+    loras: readonly LoraUse[],
+  ): Promise<{ applied: Applied[]; warnings: string[] }> {
+    const applied: Applied[] = [];
+    const warnings: string[] = [];
+    for (const { source, strength } of loras) {
+      if (source.type === "factors") {
+        const factors = this.#factorsOf(net, source.tensors);
+        applied.push({ id: source.digest, strength, factors });
+        continue;
+      }
+      const factors = await this.#fileFactors(net, source, warnings);
+      if (factors === undefined) continue;
+      applied.push({ id: `${source.path}@${source.key}`, strength, factors });
+      this.#announce(net, source, strength);
+    }
+    return { applied, warnings };
+  }
+
+  #factorsOf(net: AdaptedNet, tensors: Tensors): Factors {
+    const byNet = this.#views.get(tensors) ?? new Map<string, Factors>();
+    this.#views.set(tensors, byNet);
+    const factors = byNet.get(net.key) ?? factorsFromTensors(tensors, net.targets);
+    byNet.set(net.key, factors);
+    return factors;
+  }
+
+  async #fileFactors(
+    net: AdaptedNet,
+    source: FileSource,
+    warnings: string[],
+  ): Promise<Factors | undefined> {
+    const cacheKey = `${source.key}\n${source.path}\n${net.fileKey}`;
+    let parsed = this.#parsed.get(cacheKey);
+    if (parsed === undefined) {
+      parsed = await this.#read(net, source);
+      if (parsed === undefined) {
+        warnings.push(`LoRA '${source.name}' is not there any more: skipped.`);
+        return undefined;
+      }
+      this.#parsed.set(cacheKey, parsed);
+      const { unmatchedKeys } = parsed;
+      if (unmatchedKeys.length > 0) {
+        warnings.push(
+          `LoRA '${source.name}': ${unmatchedKeys.length} keys fit no layer of the model, for example "${unmatchedKeys[0]}".`,
+        );
+      }
+    }
+    const { component } = net;
+    if (component === "unet") return parsed.unet;
+    if (component === "vae-encoder" || component === "vae-decoder") return NO_FACTORS;
+    return parsed.text.get(component) ?? NO_FACTORS;
+  }
+
+  /** Undefined if the file has gone. */
+  async #read(net: AdaptedNet, source: FileSource): Promise<ParsedLora | undefined> {
+    const begin = performance.now();
+    const stats = await stat(source.path).catch(() => undefined);
+    if (stats === undefined) return undefined;
+    try {
+      if (stats.size > LORA_FILE_BYTES_MAX) {
+        throw new LunaError(
+          "LIMIT_EXCEEDED",
+          `it has ${stats.size} bytes, limit ${LORA_FILE_BYTES_MAX}.`,
+        );
+      }
+      const file = parseSafetensors(await readRange(source.path, 0, stats.size));
+      const parsed = parseLora(file, net.loraModel());
+      const { format, bytes } = parsed;
+      const ms = Math.round(performance.now() - begin);
+      this.#logger.info("lora.parsed", { name: source.name, format, bytes, ms });
+      return parsed;
+    } catch (error) {
+      throw named(source, error);
+    }
+  }
+
+  /** Once for each strength, not at every step. */
+  #announce(net: AdaptedNet, { name, path, key }: FileSource, strength: number): void {
+    const announcement = `${net.key}\n${path}\n${key}\n${strength}`;
+    if (this.#announced.has(announcement)) return;
+    this.#announced.set(announcement, true);
+    this.#logger.info("lora.applied", { name, strength, component: net.component });
+  }
+}
+
+function bytesOf(tensors: Tensors): number {
+  let bytes = 1; // An entry without bytes is not one for the cache.
+  for (const tensor of tensors.values()) bytes += tensor.bytes.byteLength;
+  return bytes;
+}
+
+/** The same error with the file's name; a file that is no safetensors is a malformed LoRA. */
+function named({ name }: FileSource, cause: unknown): LunaError {
+  const error = LunaError.from(cause);
+  const code = error.code === "TENSOR_MALFORMED" ? "LORA_MALFORMED" : error.code;
+  return new LunaError(code, `LoRA '${name}': ${error.message}`, { cause });
+}

@@ -1,0 +1,226 @@
+/** The engine inside its process: sessions of ONNX Runtime over checkpoints that stay on disk. */
+import { stat, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { type ComponentName, openCheckpointFile, type WeightTable } from "../checkpoint/index.ts";
+import type { BuiltGraph, GraphOptions } from "../graph/index.ts";
+import { type Logger, LunaError } from "../kernel/index.ts";
+import type { LoraModel } from "../lora/index.ts";
+import { elementCount } from "../tensor/index.ts";
+import { AdapterFeeds } from "./adapter-feeds.ts";
+import { buildGraph, buildLoraModel, weightsOf } from "./build-graph.ts";
+import { LoraStore } from "./lora-store.ts";
+import type { ChildFacts } from "./messages.ts";
+import {
+  afterCreate,
+  afterRelease,
+  placeWeights,
+  readRange,
+  WEIGHTS_NAME,
+  type WeightsPlace,
+} from "./model-folder.ts";
+import type { Net, PreparedItem } from "./net.ts";
+import type { RunItem, RunOutput } from "./port.ts";
+import type { Provider } from "./providers.ts";
+import { runText } from "./run-text.ts";
+import { runUNet } from "./run-unet.ts";
+import { runVae } from "./run-vae.ts";
+import { type InferenceSession, type Runtime, runtimeError, toTensor } from "./runtime.ts";
+
+export type OnnxEngineOptions = Readonly<{
+  runtime: Runtime;
+  provider: Provider;
+  threads?: number;
+  loraCacheBytesMax: number;
+  logger: Logger;
+}>;
+
+type Loaded = Readonly<{
+  path: string;
+  net: Net;
+  bytes: number;
+  place: WeightsPlace;
+  /** ONNX Runtime reads weights given from memory in place and keeps no reference to them. */
+  weights: Uint8Array | undefined;
+}>;
+
+export class OnnxEngine {
+  readonly #options: OnnxEngineOptions;
+  readonly #loras: LoraStore;
+  readonly #adapterFeeds: AdapterFeeds;
+  readonly #loaded = new Map<string, Loaded>();
+
+  constructor(options: OnnxEngineOptions) {
+    const { runtime, provider, loraCacheBytesMax, logger } = options;
+    this.#options = options;
+    this.#loras = new LoraStore(loraCacheBytesMax, logger);
+    this.#adapterFeeds = new AdapterFeeds(runtime, provider.choices, loraCacheBytesMax);
+  }
+
+  get loras(): LoraStore {
+    return this.#loras;
+  }
+
+  get facts(): ChildFacts {
+    return { rssBytes: process.memoryUsage.rss(), loraCache: this.#loras.facts };
+  }
+
+  async load(path: string, component: ComponentName): Promise<{ bytes: number; ms: number }> {
+    const key = keyOf(path, component);
+    const known = this.#loaded.get(key);
+    if (known !== undefined) return { bytes: known.bytes, ms: 0 };
+    const begin = performance.now();
+    const place = await placeWeights(path);
+    try {
+      const loaded = await this.#open(path, component, place);
+      await afterCreate(place);
+      this.#loaded.set(key, loaded);
+      const ms = Math.round(performance.now() - begin);
+      const { bytes } = loaded;
+      const weights = place.type === "linked" ? `linked ${place.where}` : "read into memory";
+      this.#options.logger.info("net.opened", { path, component, bytes, ms, weights });
+      return { bytes, ms };
+    } catch (error) {
+      await afterRelease(place);
+      throw runtimeError(error, `Opening ${component} of ${path}`);
+    }
+  }
+
+  async unload(path: string, component?: ComponentName): Promise<void> {
+    for (const [key, { path: own, net, place }] of this.#loaded) {
+      if (own !== path || (component !== undefined && net.component !== component)) continue;
+      this.#loaded.delete(key);
+      this.#adapterFeeds.forget(net.key);
+      await net.session.release();
+      await afterRelease(place);
+    }
+  }
+
+  async run(
+    path: string,
+    component: ComponentName,
+    items: readonly RunItem[],
+  ): Promise<{ outputs: readonly RunOutput[]; engineMs: number }> {
+    const net = this.#loaded.get(keyOf(path, component))?.net;
+    if (net === undefined) {
+      throw new LunaError("MODEL_UNKNOWN", `${component} of ${path} is not loaded.`);
+    }
+    const prepared: PreparedItem[] = [];
+    const warnings: string[][] = [];
+    for (const item of items) {
+      const applied = await this.#loras.apply(net, item.loras);
+      prepared.push({ item, applied: applied.applied });
+      warnings.push(applied.warnings);
+    }
+    const { outputs, ms } = await runNet(net, prepared);
+    return {
+      outputs: outputs.map((tensors, index) => ({
+        tensors: new Map(Array.from(tensors, ([name, tensor]) => [name, toTensor(tensor)])),
+        warnings: warnings[index] ?? [],
+      })),
+      engineMs: ms,
+    };
+  }
+
+  async #open(path: string, component: ComponentName, place: WeightsPlace): Promise<Loaded> {
+    const { runtime, provider } = this.#options;
+    // Header and weights come from the same linked file, whatever becomes of its path meanwhile.
+    const file = place.type === "linked" ? join(place.folder, WEIGHTS_NAME) : path;
+    const checkpoint = await openCheckpointFile(file, path);
+    const stored = weightsOf(checkpoint, component);
+    const { weights, range } = place.type === "linked" ? { weights: stored } : rebase(stored);
+    const bytes = range && (await readRange(path, range.begin, range.end));
+    const { choices } = provider;
+    const options = { choices, externalFile: WEIGHTS_NAME };
+    const graph = buildGraph(checkpoint, component, { ...options, weights });
+    const session = await this.#createSession(graph, place, bytes);
+    const net: Net = {
+      ...(await netNames(file, path, component)),
+      ...{ component, targets: graph.adapterTargets, checkpoint, session, runtime },
+      ...{ compute: choices.compute, adapterFeeds: this.#adapterFeeds },
+      loraModel: lazily(() => buildLoraModel(checkpoint, options)),
+    };
+    return { path, net, bytes: residentBytes(stored, choices), place, weights: bytes };
+  }
+
+  async #createSession(
+    graph: BuiltGraph,
+    place: WeightsPlace,
+    weights: Uint8Array | undefined,
+  ): Promise<InferenceSession> {
+    const { runtime, provider, threads } = this.#options;
+    const options: InferenceSession.SessionOptions = {
+      ...provider.sessionOptions,
+      ...(threads === undefined ? {} : { intraOpNumThreads: threads }),
+    };
+    if (place.type === "linked") {
+      const path = join(place.folder, "graph.onnx");
+      await writeFile(path, graph.model);
+      return await runtime.InferenceSession.create(path, options);
+    }
+    const externalData = weights && [{ path: graph.externalFile, data: weights }];
+    return await runtime.InferenceSession.create(graph.model, {
+      ...options,
+      ...(externalData === undefined ? {} : { externalData }),
+    });
+  }
+}
+
+function runNet(net: Net, items: readonly PreparedItem[]) {
+  switch (net.component) {
+    case "unet":
+      return runUNet(net, items);
+    case "vae-encoder":
+    case "vae-decoder":
+      return runVae(net, items);
+    default:
+      return runText(net, items);
+  }
+}
+
+const keyOf = (path: string, component: ComponentName): string => `${component}\n${path}`;
+
+/** Names for caches: a file that was replaced and opened again is another one. */
+async function netNames(
+  file: string,
+  path: string,
+  component: ComponentName,
+): Promise<{ fileKey: string; key: string }> {
+  const { size, mtimeMs } = await stat(file);
+  const fileKey = `${path}@${size}-${mtimeMs}`;
+  return { fileKey, key: `${component}\n${fileKey}` };
+}
+
+function lazily(build: () => LoraModel): () => LoraModel {
+  let model: LoraModel | undefined;
+  return () => {
+    model ??= build();
+    return model;
+  };
+}
+
+/** The part of the file that holds the weights, and their offsets in that part. */
+function rebase(weights: WeightTable): {
+  weights: WeightTable;
+  range: { begin: number; end: number };
+} {
+  let begin = Number.POSITIVE_INFINITY;
+  let end = 0;
+  for (const ref of weights.values()) {
+    begin = Math.min(begin, ref.begin);
+    end = Math.max(end, ref.end);
+  }
+  const moved = Array.from(weights, ([name, ref]) => {
+    return [name, { ...ref, begin: ref.begin - begin, end: ref.end - begin }] as const;
+  });
+  return { weights: new Map(moved), range: { begin, end } };
+}
+
+/** Weights of the compute type stay mapped; others are converted once, into private memory. */
+function residentBytes(weights: WeightTable, { compute }: GraphOptions["choices"]): number {
+  const [dtype, width] = compute === "float32" ? (["F32", 4] as const) : (["F16", 2] as const);
+  let bytes = 0;
+  for (const ref of weights.values()) {
+    bytes += ref.dtype === dtype ? ref.end - ref.begin : elementCount(ref.shape) * width;
+  }
+  return bytes;
+}
