@@ -15,6 +15,7 @@ import {
   floatTensor,
   fromFloat,
   parseSafetensors,
+  type Tensor,
   toFloat,
 } from "../tensor/index.ts";
 import { adapterInputs, buildClipGraph, type OpChoices } from "./index.ts";
@@ -99,6 +100,28 @@ test("half-precision weights are read in place, token rows included", async () =
   const hidden = outputs.get("hidden");
   if (hidden === undefined) throw new Error("no hidden");
   expect(relativeError(hidden, golden("clip-l.3.hidden"))).toBeLessThan(2e-3);
+});
+
+test.each(["F8_E4M3", "F8_E5M2"] as const)("%s weights compute as their values", async (dtype) => {
+  const config = net("clip-l");
+  const tensors = [...layerWeights(textLayers(config))].map(([name, shape]) => {
+    const codes = seededValues(
+      name,
+      shape.reduce((a, b) => a * b, 1),
+      40,
+    );
+    const bytes = Uint8Array.from(codes, (code) => (code < 0 ? 128 : 0) + Math.abs(code));
+    return [name, { dtype, shape, bytes }] as const;
+  });
+  const run = async (weights: ReadonlyMap<string, Tensor>) => {
+    const file = await weightFile(weights);
+    const options = { choices: FUSED, externalFile: "w.safetensors", hasAdapters: false };
+    const graph = buildClipGraph(config, file.weights, options);
+    const session = await openGraph(graph, file.bytes);
+    return (await runGraph(session, feedsOf(config, 3))).get("hidden") ?? floatTensor([0]);
+  };
+  const wide = tensors.map(([name, tensor]) => [name, fromFloat(toFloat(tensor))] as const);
+  expect(relativeError(await run(new Map(tensors)), await run(new Map(wide)))).toBeLessThan(1e-6);
 });
 
 test("an adapter on every linear layer equals weights with it merged in", async () => {
