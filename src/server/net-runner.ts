@@ -76,10 +76,13 @@ export class NetRunner {
     const arrivedAtMs = this.#now();
     // Before anything is awaited, so that what was put before this frame cannot be forgotten yet.
     const given = this.#gather(request, call.tensors);
+    // Both ask the disk whether a file was replaced; side by side, that is one wait.
+    const search = Promise.all(given.loras.map((lora) => this.#findLora(lora, request)));
+    search.catch(() => undefined);
     const lease = await this.#options.registry.acquire(request.model, componentOf(request));
     try {
       const inputs = checkInputs(request, given.tensors, lease);
-      const found = await Promise.all(given.loras.map((lora) => this.#findLora(lora, request)));
+      const found = await search;
       const loras = found.flatMap((lora) => ("use" in lora ? [lora.use] : []));
       const missing = found.flatMap((lora) => ("warning" in lora ? [lora.warning] : []));
       const job = buildJob({ request, inputs, loras, lease, client: call.client });
