@@ -2,6 +2,8 @@
 export type RunReport = Readonly<{
   pid: number;
   rssBytes: number;
+  /** Memory of this instance's own engine process; 0 when the daemon computed everything. */
+  engineRssBytes: number;
   workflow: string;
   /** Absolute paths of the saved PNG files. */
   pictures: readonly string[];

@@ -4,7 +4,7 @@ type Fields = Readonly<Record<string, unknown>>;
 const LINES: Readonly<Record<string, (fields: Fields) => string>> = {
   "lora.applied": ({ lora, strength }) =>
     `[ModelRegistry] Applied LoRA '${lora}' (strength=${strength}); the base weights were not touched`,
-  "engine.started": ({ device, provider }) => `[LunaServer] Engine on ${device} (${provider})`,
+  "engine.started": ({ device, pid }) => `[LunaServer] Engine on ${device} (pid ${pid})`,
 };
 
 /** The line of an event, or undefined for events that are only logged. */

@@ -61,7 +61,9 @@ export class DaemonModel implements UNetModel {
       options,
     );
     const out = takeTensor(tensors, "out");
-    if (timings) this.#link.steps.add(performance.now() - startedAtMs, timings);
+    if (timings) {
+      this.#link.steps.add(performance.now() - startedAtMs, timings, this.loras);
+    }
     return out;
   }
 
