@@ -7,52 +7,60 @@ import { LRUCache } from "lru-cache";
 import type { AdapterTarget, OpChoices } from "../graph/index.ts";
 import { type Applied, activeAdapters, joinFactors, scaleRows } from "../lora/index.ts";
 import type { FloatTensor } from "../tensor/index.ts";
-import { SCALE_FEEDS_MAX } from "./limits.ts";
+import { SCALES_MAX } from "./limits.ts";
 import { type Feeds, type Runtime, toOrt } from "./runtime.ts";
 
 type Net = Readonly<{ key: string; targets: readonly AdapterTarget[] }>;
 
+/** Joined factors of one set of adapters, and the inputs with the scales seen with them. */
+type Joined = Readonly<{ feeds: Feeds; bytes: number; complete: LRUCache<string, Feeds> }>;
+
 export class AdapterFeeds {
   readonly #runtime: Runtime;
   readonly #choices: OpChoices;
-  readonly #factors: LRUCache<string, { feeds: Feeds; bytes: number }>;
-  readonly #scales = new LRUCache<string, Feeds>({ max: SCALE_FEEDS_MAX });
+  readonly #joined: LRUCache<string, Joined>;
 
   constructor(runtime: Runtime, choices: OpChoices, bytesMax: number) {
     this.#runtime = runtime;
     this.#choices = choices;
-    this.#factors = new LRUCache({ maxSize: bytesMax, sizeCalculation: ({ bytes }) => bytes });
+    this.#joined = new LRUCache({ maxSize: bytesMax, sizeCalculation: ({ bytes }) => bytes });
   }
 
-  /** Inputs for a batch; `rows` holds for each batch row the adapters on it. */
+  /**
+   * Inputs for a batch; `rows` holds for each batch row the adapters on it. The same object comes
+   * back for the same batch: the caller sets the other inputs in it, all of them at each run.
+   */
   feeds(net: Net, rows: readonly (readonly Applied[])[]): Feeds {
     const adapters = activeAdapters(rows);
-    const factorsKey = JSON.stringify([net.key, adapters.map(({ id }) => id)]);
-    const known = this.#factors.get(factorsKey);
-    const factors = known ?? this.#toFeeds(joinFactors(net.targets, adapters, this.#choices));
-    if (known === undefined) this.#factors.set(factorsKey, factors);
-    const strengths = rows.map((row) => row.map(({ id, strength }) => [id, strength]));
-    const scalesKey = `${factorsKey}${JSON.stringify(adapters.length > 0 ? strengths : rows.length)}`;
-    let scales = this.#scales.get(scalesKey);
-    if (scales === undefined) {
-      const options = { rows, choices: this.#choices };
-      scales = this.#toFeeds(scaleRows(net.targets, adapters, options)).feeds;
-      this.#scales.set(scalesKey, scales);
+    const key = JSON.stringify([net.key, ...adapters.map(({ id }) => id)]);
+    let joined = this.#joined.get(key);
+    if (joined === undefined) {
+      const { feeds, bytes } = this.#toFeeds(joinFactors(net.targets, adapters, this.#choices));
+      joined = { feeds, bytes, complete: new LRUCache({ max: SCALES_MAX }) };
+      this.#joined.set(key, joined);
     }
-    return { ...factors.feeds, ...scales };
+    const strengths = adapters.length === 0 ? [] : rows.map(strengthsOf);
+    const scalesKey = JSON.stringify([rows.length, strengths]);
+    let complete = joined.complete.get(scalesKey);
+    if (complete === undefined) {
+      const scales = scaleRows(net.targets, adapters, { rows, choices: this.#choices });
+      complete = { ...joined.feeds, ...this.#toFeeds(scales).feeds };
+      joined.complete.set(scalesKey, complete);
+    }
+    return complete;
   }
 
   /** Drops what was kept for a net that is unloaded. */
   forget(netKey: string): void {
     const prefix = JSON.stringify([netKey]).slice(0, -1);
-    for (const cache of [this.#factors, this.#scales]) {
-      for (const key of [...cache.keys()]) if (key.startsWith(prefix)) cache.delete(key);
+    for (const key of [...this.#joined.keys()]) {
+      if (key.startsWith(prefix)) this.#joined.delete(key);
     }
   }
 
   #toFeeds(tensors: ReadonlyMap<string, FloatTensor>): { feeds: Feeds; bytes: number } {
     const feeds: Feeds = {};
-    let bytes = 1;
+    let bytes = 1; // An entry without bytes is not one for the cache.
     for (const [name, tensor] of tensors) {
       feeds[name] = toOrt(this.#runtime, tensor, this.#choices.compute);
       bytes += tensor.data.byteLength;
@@ -60,3 +68,5 @@ export class AdapterFeeds {
     return { feeds, bytes };
   }
 }
+
+const strengthsOf = (row: readonly Applied[]) => row.map(({ id, strength }) => [id, strength]);

@@ -70,7 +70,7 @@ export function expandRows(tensor: FloatTensor, rows: number, name: string): Flo
 }
 
 /** Stands for "nothing is added": broadcast against any [batch, channels, height, width]. */
-const ZERO: FloatTensor = { shape: [1, 1, 1, 1], data: new Float32Array(1) };
+export const NO_CONTROL: FloatTensor = { shape: [1, 1, 1, 1], data: new Float32Array(1) };
 
 /**
  * A ControlNet residual of a batch, of which each item has its own rows, one row for all of its
@@ -82,8 +82,8 @@ export function controlRows(
   name: string,
 ): FloatTensor {
   const given = parts.find((part) => part !== undefined);
-  if (given === undefined) return ZERO;
-  if (parts.length === 1 && (rowsOf(given) === 1 || rowsOf(given) === rows[0])) return given;
+  if (given === undefined) return NO_CONTROL;
+  if (parts.length === 1 && rowsOf(given) === 1) return given;
   const inner = given.shape.slice(1);
   const expanded = parts.map((part, index) => {
     const count = rows[index] ?? 0;

@@ -83,9 +83,7 @@ async function answer(
       await target.unload(request.path, request.component);
       return { result: { type: "unload" } };
     case "run": {
-      const { loras } = target;
-      const recall = loras.recall.bind(loras);
-      const items = decodeItems(request.items, tensors, recall);
+      const items = decodeItems(request, tensors, target.loras);
       const { outputs, engineMs } = await target.run(request.path, request.component, items);
       const warnings = outputs.map((output) => ({ warnings: output.warnings }));
       return {

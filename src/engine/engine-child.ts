@@ -107,6 +107,7 @@ class ProcessChild implements EngineChild {
     this.#process = child;
     this.#pipe = child.stdio[3] as Duplex; // Index 3 is "pipe" in the spawn options.
     this.#pipe.on("data", (chunk: Uint8Array) => this.#receive(chunk));
+    child.on("error", () => undefined); // A kill that comes too late.
     this.#pipe.on("error", () => undefined); // The exit event follows and tells why.
     if (child.stderr !== null) {
       createInterface({ input: child.stderr }).on("line", (line) => {

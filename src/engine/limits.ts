@@ -31,5 +31,7 @@ export const VAE_TILE_DEFAULT = { size: 64, overlap: 8 } as const;
 /** Smallest tile: below it the receptive field of the VAE is mostly outside the tile. */
 export const VAE_TILE_SIZE_MIN = 8;
 export const VAE_TILE_SIZE_MAX = 1024;
-/** Sets of LoRA strengths whose inputs are kept; each takes some 100 KB of small objects. */
-export const SCALE_FEEDS_MAX = 64;
+/** Batches (sizes, LoRA strengths) whose inputs are kept for one set of LoRAs, some 100 KB each. */
+export const SCALES_MAX = 16;
+/** Names of sent LoRA factors that are remembered; beyond it all are sent once more. */
+export const KNOWN_DIGESTS_MAX = 10_000;

@@ -17,7 +17,7 @@ import {
 } from "../lora/index.ts";
 import { parseSafetensors } from "../tensor/index.ts";
 import { ANNOUNCED_MAX, LORA_FILE_BYTES_MAX } from "./limits.ts";
-import type { Tensors } from "./messages.ts";
+import type { FactorStore, Tensors } from "./messages.ts";
 import { readRange } from "./model-folder.ts";
 import type { LoraUse } from "./port.ts";
 
@@ -37,7 +37,7 @@ type FileSource = Extract<LoraUse["source"], { type: "file" }>;
 type Factors = ReadonlyMap<string, LowRank>;
 const NO_FACTORS: Factors = new Map();
 
-export class LoraStore {
+export class LoraStore implements FactorStore {
   readonly #logger: Logger;
   readonly #parsed: LRUCache<string, ParsedLora>;
   readonly #sent: LRUCache<string, Tensors>;
@@ -61,12 +61,11 @@ export class LoraStore {
     };
   }
 
-  /** Keeps factors that came with a request, or finds those that came before. */
-  recall(digest: string, sent: Tensors | undefined): Tensors {
-    if (sent !== undefined) {
-      this.#sent.set(digest, sent);
-      return sent;
-    }
+  keep(digest: string, factors: Tensors): void {
+    this.#sent.set(digest, factors);
+  }
+
+  recall(digest: string): Tensors {
     const known = this.#sent.get(digest);
     if (known !== undefined) return known;
     throw new LunaError("TENSOR_UNKNOWN", `The LoRA factors ${digest} are not kept any more.`, {

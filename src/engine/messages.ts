@@ -37,7 +37,14 @@ type WireItem = Readonly<Omit<RunItem, "tensors" | "loras"> & { loras: readonly 
 export type Request =
   | Readonly<{ type: "load"; path: string; component: ComponentName }>
   | Readonly<{ type: "unload"; path: string; component?: ComponentName }>
-  | Readonly<{ type: "run"; path: string; component: ComponentName; items: readonly WireItem[] }>
+  | Readonly<{
+      type: "run";
+      path: string;
+      component: ComponentName;
+      items: readonly WireItem[];
+      /** Digests of the LoRA factors that come with this frame. */
+      factors: readonly string[];
+    }>
   | Readonly<{ type: "info" }>;
 
 export type ParentMessage =
@@ -116,46 +123,63 @@ function groupByPrefix(tensors: Tensors): Map<string, Map<string, Tensor>> {
   return groups;
 }
 
-/** Splits items into fields and tensors "<index>/<name>"; new factors are "<digest>/<name>". */
+/** Splits items into fields and tensors "<index>/<name>"; new factors are "f<index>/<name>". */
 export function encodeItems(
   items: readonly RunItem[],
   isKnown: (digest: string) => boolean,
-): { items: readonly WireItem[]; tensors: Tensors; digests: readonly string[] } {
+): { items: readonly WireItem[]; factors: readonly string[]; tensors: Tensors } {
   const tensors = new Map<string, Tensor>();
-  const digests = new Set<string>();
+  const factors = new Set<string>();
+  const add = (prefix: string, own: Tensors): void => {
+    for (const [name, tensor] of own) tensors.set(`${prefix}/${name}`, tensor);
+  };
   const wireItems = items.map(({ tensors: own, loras, ...fields }, index): WireItem => {
-    for (const [name, tensor] of prefixed(String(index), own)) tensors.set(name, tensor);
+    add(String(index), own);
     const wireLoras = loras.map(({ source, strength }): WireLora => {
       if (source.type === "file") return { source, strength };
       const { digest } = source;
-      if (!isKnown(digest) && !digests.has(digest)) {
-        digests.add(digest);
-        for (const [name, tensor] of prefixed(digest, source.tensors)) tensors.set(name, tensor);
+      if (!isKnown(digest) && !factors.has(digest)) {
+        add(`f${factors.size}`, source.tensors);
+        factors.add(digest);
       }
       return { source: { type: "factors", digest }, strength };
     });
     return { ...fields, loras: wireLoras };
   });
-  return { items: wireItems, tensors, digests: [...digests] };
+  return { items: wireItems, factors: [...factors], tensors };
 }
 
-/** Undoes `encodeItems`; factors not in the frame come from `recall` (TENSOR_UNKNOWN if gone). */
+/** Undoes `encodeItems`. Factors are kept with `keep`; those not in the frame come from `recall`. */
 export function decodeItems(
-  items: readonly WireItem[],
+  { items, factors }: Pick<Extract<Request, { type: "run" }>, "items" | "factors">,
   tensors: Tensors,
-  recall: (digest: string, sent: Tensors | undefined) => Tensors,
+  store: FactorStore,
 ): RunItem[] {
   const groups = groupByPrefix(tensors);
+  // Kept apart from the store: its budget may not hold all that one batch needs.
+  const sent = new Map<string, Tensors>();
+  for (const [index, digest] of factors.entries()) {
+    const own = groups.get(`f${index}`) ?? NO_TENSORS;
+    sent.set(digest, own);
+    store.keep(digest, own);
+  }
   return items.map(({ loras, ...fields }, index) => ({
     ...fields,
     tensors: groups.get(String(index)) ?? NO_TENSORS,
     loras: loras.map(({ source, strength }): LoraUse => {
       if (source.type === "file") return { source, strength };
       const { digest } = source;
-      const factors = recall(digest, groups.get(digest));
-      return { source: { type: "factors", digest, tensors: factors }, strength };
+      const own = sent.get(digest) ?? store.recall(digest);
+      return { source: { type: "factors", digest, tensors: own }, strength };
     }),
   }));
+}
+
+/** Where the engine keeps factors that were sent. */
+export interface FactorStore {
+  keep(digest: string, factors: Tensors): void;
+  /** Throws TENSOR_UNKNOWN when they are not kept any more. */
+  recall(digest: string): Tensors;
 }
 
 export function encodeOutputs(outputs: readonly RunOutput[]): Tensors {

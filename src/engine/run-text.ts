@@ -149,14 +149,14 @@ async function runLayer(
   const tokens = concatRows(perItem, "tokens");
   const { override, mask } = embeddingOverrides(items, perItem, config.width);
   const ends = endPositions(tokens);
-  const { outputs, ms } = await runSession(net.session, {
-    ...adapterFeedsOf(net, group, rows),
+  const inputs = Object.assign(adapterFeedsOf(net, group, rows), {
     tokens: integersToOrt(runtime, Array.from(tokens.data, BigInt), tokens.shape),
     embedding_override: toOrt(runtime, override, compute),
     embedding_mask: toOrt(runtime, mask, compute),
     layer: integersToOrt(runtime, [BigInt(hiddenIndex(layer, config.layers))], [1]),
     end_position: integersToOrt(runtime, ends.map(BigInt), [ends.length]),
   });
+  const { outputs, ms } = await runSession(net.session, inputs);
   const split = splitRows(outputs, rows).map((own, index) =>
     chooseHidden(own, items[index]?.isLayerNormed ?? false),
   );

@@ -2,7 +2,16 @@ import type { UNetConfig } from "../checkpoint/index.ts";
 import { timestepEmbedding } from "../graph/index.ts";
 import { LunaError } from "../kernel/index.ts";
 import { type FloatTensor, toFloat } from "../tensor/index.ts";
-import { concatRows, controlRows, expandRows, floatOf, rowsOf, sliceRows } from "./batch.ts";
+import {
+  concatRows,
+  controlRows,
+  expandRows,
+  floatOf,
+  NO_CONTROL,
+  rowsOf,
+  sliceRows,
+  tensorOf,
+} from "./batch.ts";
 import {
   adapterFeedsOf,
   type BatchResult,
@@ -15,20 +24,29 @@ import { runSession, toOrt } from "./runtime.ts";
 
 const isControl = (name: string): boolean => name.startsWith("control.");
 
+export type UNetFeeds = Readonly<{
+  feeds: ReadonlyMap<string, FloatTensor>;
+  /** Batch rows of each item. */
+  rows: readonly number[];
+}>;
+
 /**
- * The inputs of the UNet graph for a batch, adapters aside, and the batch rows of each item.
- * `controls` are the graph's control inputs. The sinusoid of the timesteps is computed here.
+ * The inputs of the UNet graph for a batch, adapters aside; of the graph's `controls` those that
+ * some item has. The sinusoid of the timesteps is computed here.
  */
 export function unetFeeds(
   config: UNetConfig,
   items: readonly RunItem[],
-  controls: readonly string[],
-): { feeds: ReadonlyMap<string, FloatTensor>; rows: readonly number[] } {
-  const names = ["x", "context", ...(config.admChannels > 0 ? ["y"] : [])];
-  const known = new Set([...names, "timesteps", ...controls]);
+  controls: ReadonlySet<string>,
+): UNetFeeds {
+  const names = config.admChannels > 0 ? ["x", "context", "y"] : ["x", "context"];
+  const used = new Set<string>();
   const rows = items.map((item) => {
-    refuseUnknown(item, (name) => known.has(name));
-    return rowsOf(floatOf(item, "x"));
+    refuseUnknown(item, (name) => {
+      if (controls.has(name)) used.add(name);
+      return controls.has(name) || names.includes(name) || name === "timesteps";
+    });
+    return rowsOf(tensorOf(item, "x"));
   });
   const joined = (name: string): FloatTensor =>
     concatRows(
@@ -36,18 +54,8 @@ export function unetFeeds(
       name,
     );
   const feeds = new Map(names.map((name) => [name, joined(name)]));
-  const timesteps = joined("timesteps");
-  if (timesteps.shape.length !== 1) {
-    throw new LunaError(
-      "TENSOR_MALFORMED",
-      `"timesteps" has ${timesteps.shape.length} axes, not 1.`,
-    );
-  }
-  feeds.set("timestep_embedding", {
-    shape: [timesteps.data.length, config.modelChannels],
-    data: timestepEmbedding(timesteps.data, config.modelChannels),
-  });
-  for (const name of controls) {
+  feeds.set("timestep_embedding", embed(joined("timesteps"), config.modelChannels));
+  for (const name of used) {
     const parts = items.map((item) => {
       const tensor = item.tensors.get(name);
       return tensor && toFloat(tensor);
@@ -57,16 +65,22 @@ export function unetFeeds(
   return { feeds, rows };
 }
 
+function embed({ shape, data }: FloatTensor, channels: number): FloatTensor {
+  if (shape.length === 1) {
+    return { shape: [data.length, channels], data: timestepEmbedding(data, channels) };
+  }
+  throw new LunaError("TENSOR_MALFORMED", `"timesteps" has ${shape.length} axes, not 1.`);
+}
+
 export async function runUNet(net: Net, items: readonly PreparedItem[]): Promise<BatchResult> {
   const config = net.checkpoint.unet?.config;
   if (config === undefined) throw new LunaError("MODEL_UNKNOWN", "The checkpoint has no UNet.");
-  const controls = net.session.inputNames.filter(isControl);
-  const { feeds, rows } = unetFeeds(
-    config,
-    items.map(({ item }) => item),
-    controls,
-  );
+  const controls = new Set(net.session.inputNames.filter(isControl));
+  const requests = items.map(({ item }) => item);
+  const { feeds, rows } = unetFeeds(config, requests, controls);
   const inputs = adapterFeedsOf(net, items, rows);
+  const zero = toOrt(net.runtime, NO_CONTROL, net.compute);
+  for (const name of controls) inputs[name] = zero;
   for (const [name, tensor] of feeds) inputs[name] = toOrt(net.runtime, tensor, net.compute);
   const { outputs, ms } = await runSession(net.session, inputs);
   return { outputs: splitRows(outputs, rows), ms };

@@ -9,6 +9,7 @@ import { ChildExited, type EngineChild, type Reply, startEngineChild } from "./e
 import {
   CLOSE_MS_MAX,
   JOB_CRASHES_MAX,
+  KNOWN_DIGESTS_MAX,
   LORA_CACHE_BYTES_DEFAULT,
   RESTART_WINDOW_MS,
   RESTARTS_MAX,
@@ -38,7 +39,8 @@ export type SupervisorDependencies = Readonly<{
   nowMs: () => number;
 }>;
 
-type Net = Readonly<{ path: string; component: ComponentName; bytes: number }>;
+type NetName = Readonly<{ path: string; component: ComponentName }>;
+type Net = NetName & Readonly<{ bytes: number }>;
 type Encode = (child: EngineChild) => { request: Request; tensors?: Tensors };
 
 const netKey = (path: string, component: ComponentName): string => `${component}\n${path}`;
@@ -62,8 +64,8 @@ export class SupervisedEngine implements Engine {
   readonly #logger: Logger;
   readonly #dependencies: SupervisorDependencies;
   readonly #nets = new Map<string, Net>();
-  /** Nets that could not be loaded again after a crash, and why. */
-  readonly #lost = new Map<string, LunaError>();
+  /** Nets that could not be loaded again after a crash. */
+  readonly #lost = new Set<string>();
   /** How often loading a net again has ended the process. */
   readonly #reloadCrashes = new Map<string, number>();
   #child: EngineChild | undefined;
@@ -117,6 +119,7 @@ export class SupervisedEngine implements Engine {
         if (net.path !== path) continue;
         if (component === undefined || component === net.component) this.#nets.delete(key);
       }
+      for (const key of this.#lost) if (key.endsWith(`\n${path}`)) this.#lost.delete(key);
       const fields = component === undefined ? { path } : { path, component };
       await this.#attempt(() => ({ request: { type: "unload", ...fields } }));
     });
@@ -129,13 +132,13 @@ export class SupervisedEngine implements Engine {
   ): Promise<{ outputs: readonly RunOutput[]; engineMs: number }> {
     return this.#serially(async () => {
       const encode: Encode = (child) => {
+        if (child.knownDigests.size > KNOWN_DIGESTS_MAX) child.knownDigests.clear();
         const isKnown = (digest: string) => child.knownDigests.has(digest);
-        const encoded = encodeItems(items, isKnown);
-        for (const digest of encoded.digests) child.knownDigests.add(digest);
-        const request: Request = { type: "run", path, component, items: encoded.items };
-        return { request, tensors: encoded.tensors };
+        const { tensors, ...encoded } = encodeItems(items, isKnown);
+        for (const digest of encoded.factors) child.knownDigests.add(digest);
+        return { request: { type: "run", path, component, ...encoded }, tensors };
       };
-      const { result, tensors } = await this.#attempt(encode, netKey(path, component));
+      const { result, tensors } = await this.#attempt(encode, { path, component });
       if (result.type !== "run") throw unexpected(result.type);
       return { outputs: decodeOutputs(result.outputs, tensors), engineMs: result.engineMs };
     });
@@ -187,13 +190,12 @@ export class SupervisedEngine implements Engine {
   }
 
   /** Sends a request until it is answered, through crashes and forgotten factors. */
-  async #attempt(encode: Encode, net?: string): Promise<Reply> {
+  async #attempt(encode: Encode, net?: NetName): Promise<Reply> {
     for (let crashes = 0; ; ) {
       const child = await this.#livingChild();
-      const lost = net === undefined ? undefined : this.#lost.get(net);
-      if (lost !== undefined) throw lost;
       const { request, tensors } = encode(child);
       try {
+        if (net !== undefined) await this.#recover(child, net);
         return await this.#requestOnce(child, request, tensors, encode);
       } catch (error) {
         this.#assertOpen();
@@ -293,6 +295,16 @@ export class SupervisedEngine implements Engine {
     return true;
   }
 
+  /** A net that could not be loaded after a crash gets another chance when it is needed. */
+  async #recover(child: EngineChild, { path, component }: NetName): Promise<void> {
+    const key = netKey(path, component);
+    if (!this.#lost.has(key)) return;
+    const { result } = await child.request({ type: "load", path, component });
+    if (result.type !== "load") throw unexpected(result.type);
+    this.#nets.set(key, { path, component, bytes: result.bytes });
+    this.#lost.delete(key);
+  }
+
   /** Gives a net up for which loading again failed, or ended the process twice. */
   #lose(key: string, error: unknown): void {
     const crashes = (this.#reloadCrashes.get(key) ?? 0) + 1;
@@ -304,7 +316,7 @@ export class SupervisedEngine implements Engine {
         : LunaError.from(error);
     this.#nets.delete(key);
     this.#reloadCrashes.delete(key);
-    this.#lost.set(key, reason);
+    this.#lost.add(key);
     this.#logger.error("engine.reload-failed", { net: key, message: reason.message });
   }
 }
