@@ -28,8 +28,8 @@ class MemoryTransport implements Transport {
 
   send(parts: readonly Uint8Array[]): void {
     const peer = this.#peer;
-    // Joining copies, so a sender may reuse its arrays at once, as with a socket.
-    const bytes = joinFrame(parts);
+    // A copy, so that a sender may reuse its arrays at once, as with a socket.
+    const bytes = Uint8Array.from(joinFrame(parts));
     queueMicrotask(() => peer?.receive(bytes));
   }
 
