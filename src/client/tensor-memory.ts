@@ -29,9 +29,7 @@ export class TensorMemory {
     const refs: Record<string, string> = {};
     const puts = new Map<string, Tensor>();
     for (const [slot, tensor] of slots) {
-      const isRepeated = this.#seen.has(tensor.data);
-      this.#seen.add(tensor.data);
-      if (!isRepeated || tensor.data.byteLength < SHARED_TENSOR_BYTES_MIN) {
+      if (!this.#seen.has(tensor.data) || tensor.data.byteLength < SHARED_TENSOR_BYTES_MIN) {
         inline.set(slot, fromFloat(tensor));
         continue;
       }
@@ -40,6 +38,7 @@ export class TensorMemory {
       if (!this.#known.has(digest)) puts.set(digest, fromFloat(tensor));
       this.#known.add(digest);
     }
+    for (const { data } of slots.values()) this.#seen.add(data);
     return { inline, refs, puts };
   }
 
