@@ -28,14 +28,12 @@ export const acceptance: Command = {
   settings: ["device", "threads", "models"],
   options: { json: JSON_OPTION },
   async run({ values, config, print, note, signal }) {
-    const flags = [
-      ...(["device", "threads"] as const).flatMap((name) => [
-        `--${flagName(name)}`,
-        String(config[name]),
-      ]),
-      ...config.models.flatMap((folder) => ["--models", folder]),
-    ];
-    const bench = await AcceptanceBench.start(flags);
+    const engineFlags = (["device", "threads"] as const).flatMap((name) => [
+      `--${flagName(name)}`,
+      String(config[name]),
+    ]);
+    const modelFlags = config.models.flatMap((folder) => ["--models", folder]);
+    const bench = await AcceptanceBench.start(modelFlags, engineFlags);
     const outcomes: Outcome[] = [];
     try {
       for (const run of CASES) {

@@ -36,23 +36,35 @@ export class AcceptanceBench {
   /** Lines that the daemon has printed. */
   readonly daemonLines: string[];
   readonly #clients: LunaClient[] = [];
+  readonly #modelFlags: readonly string[];
 
-  private constructor(facts: { url: string; daemon: LunaProcess; out: string; lines: string[] }) {
+  private constructor(facts: {
+    url: string;
+    daemon: LunaProcess;
+    out: string;
+    lines: string[];
+    modelFlags: readonly string[];
+  }) {
+    this.#modelFlags = facts.modelFlags;
     this.url = facts.url;
     this.daemon = facts.daemon;
     this.out = facts.out;
     this.daemonLines = facts.lines;
   }
 
-  static async start(flags: readonly string[]): Promise<AcceptanceBench> {
+  /** `modelFlags` go to the daemon and to every instance. */
+  static async start(
+    modelFlags: readonly string[],
+    engineFlags: readonly string[],
+  ): Promise<AcceptanceBench> {
     const lines: string[] = [];
     const { process: daemon, value: url } = await startAndAwait(
-      ["serve", "--port", "0", "--socket", "off", ...flags],
+      ["serve", "--port", "0", "--socket", "off", ...modelFlags, ...engineFlags],
       serverUrl,
       { onLine: (line) => void lines.push(line) },
     );
     const out = await mkdtemp(join(tmpdir(), "luna-acceptance-"));
-    return new AcceptanceBench({ url, daemon, out, lines });
+    return new AcceptanceBench({ url, daemon, out, lines, modelFlags });
   }
 
   async connect(name: string): Promise<LunaClient> {
@@ -77,11 +89,14 @@ export class AcceptanceBench {
     const logs: string[] = [];
     let report: RunReport | undefined;
     const args = ["run", WORKFLOW, "--daemon-url", url, "--out", join(this.out, name), "--events"];
-    const luna = startLuna([...args, ...sets.flatMap((set) => ["--set", set])], (line) => {
-      const event = JSON.parse(line) as RunEvent;
-      if (event.type === "log") logs.push(event.line);
-      if (event.type === "report") report = event.report;
-    });
+    const luna = startLuna(
+      [...args, ...this.#modelFlags, ...sets.flatMap((set) => ["--set", set])],
+      (line) => {
+        const event = JSON.parse(line) as RunEvent;
+        if (event.type === "log") logs.push(event.line);
+        if (event.type === "report") report = event.report;
+      },
+    );
     const code = await luna.exited;
     return { code, logs, errors: luna.errors(), ...(report ? { report } : {}) };
   }
