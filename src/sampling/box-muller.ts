@@ -9,17 +9,15 @@
  */
 const round = Math.fround;
 
-const LOG_POLYNOMIAL = Float32Array.of(
-  7.0376836292e-2,
-  -1.151461031e-1,
-  1.167699874e-1,
-  -1.2420140846e-1,
-  1.4249322787e-1,
-  -1.6668057665e-1,
-  2.0000714765e-1,
-  -2.4999993993e-1,
-  3.3333331174e-1,
-);
+const LOG_0 = round(7.0376836292e-2);
+const LOG_1 = round(-1.151461031e-1);
+const LOG_2 = round(1.167699874e-1);
+const LOG_3 = round(-1.2420140846e-1);
+const LOG_4 = round(1.4249322787e-1);
+const LOG_5 = round(-1.6668057665e-1);
+const LOG_6 = round(2.0000714765e-1);
+const LOG_7 = round(-2.4999993993e-1);
+const LOG_8 = round(3.3333331174e-1);
 /** ln 2 as the exact 355/512 and a small rest. */
 const LN2_HIGH = 0.693359375;
 const LN2_LOW = round(-2.1219444e-4);
@@ -55,8 +53,14 @@ export function logFloat(value: number): number {
     x = round(x - 1);
   }
   const z = round(x * x);
-  let y = LOG_POLYNOMIAL[0] as number;
-  for (let index = 1; index < 9; index++) y = round(y * x + (LOG_POLYNOMIAL[index] as number));
+  let y = round(LOG_0 * x + LOG_1);
+  y = round(y * x + LOG_2);
+  y = round(y * x + LOG_3);
+  y = round(y * x + LOG_4);
+  y = round(y * x + LOG_5);
+  y = round(y * x + LOG_6);
+  y = round(y * x + LOG_7);
+  y = round(y * x + LOG_8);
   y = round(y * x);
   y = round(y * z + round(exponent * LN2_LOW));
   y = round(y - z * 0.5);

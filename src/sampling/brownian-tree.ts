@@ -4,26 +4,26 @@
  * is a node; a node splits at its midpoint by the Brownian bridge, with noise seeded by its place
  * in the tree, until the ends of a query are node ends. Times are rounded to six decimals.
  */
-import { round, roundHalfEven } from "./float-math.ts";
+import { roundHalfEven } from "./float-math.ts";
 import { generateSeeds } from "./seed-sequence.ts";
 import { type Seed, TorchGenerator } from "./torch-generator.ts";
-import { addScaled, mix, scaled, subtract } from "./vector.ts";
+import { addScaled, scaled, subtract } from "./vector.ts";
 
 const DECIMALS = 6;
 const SEED_POOL = 24;
-/** Increments kept, each one latent: more than two root-to-leaf paths, so neighbours stay cheap. */
+/** Increments kept, one latent each: two root-to-leaf paths, so that a step shares the last one's end. */
 const CACHE_ENTRIES = 64;
 
 type Node = {
   readonly start: number;
   readonly end: number;
-  readonly parent: Node | undefined;
-  readonly isLeft: boolean;
   readonly depth: number;
   /** Path from the root read as a binary number. */
   readonly key: number;
-  children: Readonly<{ middle: number; left: Node; right: Node; noiseSeed: number }> | undefined;
+  split: Split | undefined;
 };
+
+type Split = Readonly<{ middle: number; left: Node; right: Node; noiseSeed: number }>;
 
 /** Python's round(x, 6): the nearest decimal of the exact value, ties to even. */
 function roundTime(time: number): number {
@@ -38,7 +38,8 @@ export class BrownianTree {
   readonly #size: number;
   readonly #root: Node;
   readonly #whole: Float32Array;
-  readonly #increments = new Map<Node, Float32Array>();
+  /** Increments of left halves by their parent, the oldest use first. */
+  readonly #cache = new Map<Node, Float32Array>();
 
   /** A path over [start, end] of `size` independent motions. */
   constructor(
@@ -47,7 +48,7 @@ export class BrownianTree {
   ) {
     this.#seed = seed;
     this.#size = size;
-    this.#root = createNode({ start, end });
+    this.#root = createNode({ start, end, depth: 0, key: 0 });
     const [first] = generateSeeds(seed, { poolSize: SEED_POOL, count: 3 });
     this.#whole = scaled(this.#randn(first as number), Math.sqrt(end - start));
   }
@@ -56,81 +57,77 @@ export class BrownianTree {
   increment(from: number, to: number): Float32Array {
     const clamp = (time: number): number =>
       Math.min(Math.max(time, this.#root.start), this.#root.end);
-    const start = roundTime(clamp(from));
-    const end = roundTime(clamp(to));
-    if (start >= end) return new Float32Array(this.#size); // Too short for the grid of times.
-    const nodes: Node[] = [];
-    this.#collect(this.#root, { start, end }, nodes);
-    let sum: Float32Array | undefined;
-    for (const node of nodes) {
-      const part = this.#incrementOf(node);
-      sum = sum ? addScaled(sum, 1, part) : part;
-    }
-    return sum ?? new Float32Array(this.#size);
+    const range = { start: roundTime(clamp(from)), end: roundTime(clamp(to)) };
+    const parts: Float32Array[] = [];
+    // Ends that meet on the grid are too close to be told apart.
+    if (range.start < range.end) this.#collect(this.#root, range, { whole: this.#whole, parts });
+    return parts.reduce(
+      (sum, part) => (sum.length === 0 ? part : addScaled(sum, 1, part)),
+      parts.length > 0 ? new Float32Array(0) : new Float32Array(this.#size),
+    );
   }
 
-  /** Appends the nodes that together cover the range, splitting where an end lies inside one. */
-  #collect(node: Node, range: Readonly<{ start: number; end: number }>, nodes: Node[]): void {
+  /**
+   * Appends the increments of the nodes that together cover the range, in order, splitting where an
+   * end lies inside a node; `whole` is the node's own increment.
+   */
+  #collect(
+    node: Node,
+    range: Readonly<{ start: number; end: number }>,
+    { whole, parts }: Readonly<{ whole: Float32Array; parts: Float32Array[] }>,
+  ): void {
     const { start, end } = range;
     if (start === node.start && end === node.end) {
-      nodes.push(node);
+      parts.push(whole);
       return;
     }
-    const { middle, left, right } = node.children ?? this.#split(node);
-    if (end <= middle) {
-      this.#collect(left, range, nodes);
-    } else if (start >= middle) {
-      this.#collect(right, range, nodes);
-    } else {
-      this.#collect(left, { start, end: middle }, nodes);
-      this.#collect(right, { start: middle, end }, nodes);
+    const split = node.split ?? this.#split(node);
+    const { middle, left, right } = split;
+    const before = this.#leftIncrement(node, split, whole);
+    if (start < middle) {
+      this.#collect(left, { start, end: Math.min(end, middle) }, { whole: before, parts });
+    }
+    if (end > middle) {
+      const after = subtract(whole, before);
+      this.#collect(right, { start: Math.max(start, middle), end }, { whole: after, parts });
     }
   }
 
-  #split(node: Node): NonNullable<Node["children"]> {
+  #split(node: Node): Split {
     const middle = 0.5 * (node.end + node.start);
     const [noiseSeed] = generateSeeds(this.#seed, {
       spawnKey: [node.key, node.depth],
       poolSize: SEED_POOL,
       count: 4,
     });
-    node.children = {
+    const depth = node.depth + 1;
+    const key = 2 * node.key;
+    node.split = {
       middle: roundTime(middle),
-      left: createNode({ start: node.start, end: middle, parent: node, isLeft: true }),
-      right: createNode({ start: middle, end: node.end, parent: node }),
+      left: createNode({ start: node.start, end: middle, depth, key }),
+      right: createNode({ start: middle, end: node.end, depth, key: key + 1 }),
       noiseSeed: noiseSeed as number,
     };
-    return node.children;
+    return node.split;
   }
 
-  /** Brownian bridge: the left half's share of the parent's increment, plus the parent's noise. */
-  #incrementOf(node: Node): Float32Array {
-    const { parent } = node;
-    if (!parent?.children) return this.#whole;
-    const cached = this.#increments.get(node);
+  /** Brownian bridge: the left half's share of the node's increment, plus the node's own noise. */
+  #leftIncrement(node: Node, { middle, noiseSeed }: Split, whole: Float32Array): Float32Array {
+    const cached = this.#cache.get(node);
     if (cached) {
-      this.#increments.delete(node); // Re-inserted below as the newest.
-      this.#increments.set(node, cached);
+      this.#cache.delete(node); // Inserted again as the newest.
+      this.#cache.set(node, cached);
       return cached;
     }
-    const whole = this.#incrementOf(parent);
-    const { middle, noiseSeed } = parent.children;
-    const inverse = 1 / (parent.end - parent.start);
-    const before = middle - parent.start;
-    const after = parent.end - middle;
+    const inverse = 1 / (node.end - node.start);
+    const before = middle - node.start;
+    const after = node.end - middle;
     const mean = scaled(scaled(whole, before), inverse);
-    const deviation = round(Math.sqrt(before * after * inverse));
-    const left = mix(1, mean, deviation, this.#randn(noiseSeed));
-    const increment = node.isLeft ? left : subtract(whole, left);
-    this.#remember(node, increment);
+    const increment = addScaled(mean, Math.sqrt(before * after * inverse), this.#randn(noiseSeed));
+    this.#cache.set(node, increment);
+    const oldest = this.#cache.keys().next();
+    if (this.#cache.size > CACHE_ENTRIES && !oldest.done) this.#cache.delete(oldest.value);
     return increment;
-  }
-
-  #remember(node: Node, increment: Float32Array): void {
-    this.#increments.set(node, increment);
-    if (this.#increments.size <= CACHE_ENTRIES) return;
-    const oldest = this.#increments.keys().next();
-    if (!oldest.done) this.#increments.delete(oldest.value);
   }
 
   #randn(seed: number): Float32Array {
@@ -138,19 +135,6 @@ export class BrownianTree {
   }
 }
 
-function createNode({
-  start,
-  end,
-  parent,
-  isLeft = false,
-}: Readonly<{ start: number; end: number; parent?: Node; isLeft?: boolean }>): Node {
-  return {
-    start: roundTime(start),
-    end: roundTime(end),
-    parent,
-    isLeft,
-    depth: parent ? parent.depth + 1 : 0,
-    key: parent ? 2 * parent.key + (isLeft ? 0 : 1) : 0,
-    children: undefined,
-  };
+function createNode({ start, end, depth, key }: Omit<Node, "split">): Node {
+  return { start: roundTime(start), end: roundTime(end), depth, key, split: undefined };
 }

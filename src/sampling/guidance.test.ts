@@ -45,6 +45,19 @@ test("positive and negative share one pass, the negative row first", async () =>
   expect(denoised[0]).toBe(-3 + (-5 + 3) * 2);
 });
 
+test("an unchanged context is the same tensor at every step", async () => {
+  const seen = new Set<FloatTensor>();
+  const forward = async ({ x, context }: ForwardInput): Promise<FloatTensor> => {
+    seen.add(context);
+    return x;
+  };
+  const lists = { positive: [prompt(5), { ...prompt(1), endPercent: 0.5 }], negative: [prompt(3)] };
+  const prompts = prepareConditioning(lists, { model, shape: SHAPE });
+  const denoise = createGuidance({ forward, model, shape: SHAPE, ...prompts, cfg: 2 });
+  for (const sigma of [14, 12, 10, 0.5, 0.1]) await denoise(new Float32Array(1024), sigma);
+  expect(seen.size).toBe(2);
+});
+
 test("guidance of 1 leaves the negative prompt out", async () => {
   const { passes, denoised } = await guide([prompt(5)], [prompt(3)], { cfg: 1 });
   expect(passes[0]?.x.shape[0]).toBe(1);

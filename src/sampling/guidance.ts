@@ -17,7 +17,7 @@ export type ForwardInput = Readonly<{
   x: FloatTensor;
   /** [rows] */
   timesteps: Float32Array;
-  /** [rows, tokens, contextDim] */
+  /** [rows, tokens, contextDim]; the same object at every step with the same prompts, as is `y`. */
   context: FloatTensor;
   /** [rows, admChannels] */
   y?: FloatTensor;
@@ -39,6 +39,9 @@ export type GuidanceOptions = Readonly<{
 
 type Side = "positive" | "negative";
 type Job = Readonly<{ prompt: Prompt; side: Side }>;
+
+/** One forward pass: its rows, and the inputs that stay the same from step to step. */
+type Pass = Readonly<{ jobs: readonly Job[]; context: FloatTensor; y?: FloatTensor }>;
 
 function leastCommonMultiple(a: number, b: number): number {
   let [x, y] = [a, b];
@@ -70,12 +73,18 @@ function canShare(a: Prompt, b: Prompt): boolean {
 }
 
 /** Splits the jobs into forward passes. */
-function planPasses(jobs: readonly Job[]): Job[][] {
-  const passes: Job[][] = [];
+function planPasses(jobs: readonly Job[]): Pass[] {
+  const passes: Pass[] = [];
   let rest = jobs;
   while (rest[0]) {
     const { prompt } = rest[0];
-    passes.push(rest.filter((job) => canShare(job.prompt, prompt)).reverse());
+    const together = rest.filter((job) => canShare(job.prompt, prompt)).reverse();
+    const vectors = together.flatMap((job) => job.prompt.y ?? []);
+    passes.push({
+      jobs: together,
+      context: joinContexts(together.map((job) => job.prompt.context)),
+      ...(vectors.length > 0 && { y: joinRows(vectors) }),
+    });
     rest = rest.filter((job) => !canShare(job.prompt, prompt));
   }
   return passes;
@@ -147,28 +156,26 @@ function joinRows(parts: readonly FloatTensor[]): FloatTensor {
 }
 
 function buildInput(
-  pass: readonly Job[],
+  { jobs, context, y }: Pass,
   latent: FloatTensor,
   { divisor, timestep }: Readonly<{ divisor: number; timestep: number }>,
 ): ForwardInput {
   const [batch = 1, own = 1] = latent.shape;
-  const prompts = pass.map((job) => job.prompt);
-  const box = (pass[0] as Job).prompt.box;
-  const channels = own + (prompts[0]?.concat?.shape[1] ?? 0);
-  const rows = pass.length * batch;
+  const { box, concat } = (jobs[0] as Job).prompt;
+  const channels = own + (concat?.shape[1] ?? 0);
+  const rows = jobs.length * batch;
   const data = new Float32Array(rows * channels * box.height * box.width);
   const scaledLatent = { ...latent, data: divided(latent.data, divisor) };
-  for (const [index, prompt] of prompts.entries()) {
+  for (const [index, { prompt }] of jobs.entries()) {
     const place = { target: data, row: index * batch, channels };
     cutBox(scaledLatent, prompt.box, { ...place, channel: 0 });
     if (prompt.concat) cutBox(prompt.concat, prompt.box, { ...place, channel: own });
   }
-  const vectors = prompts.flatMap((prompt) => prompt.y ?? []);
   return {
     x: { shape: [rows, channels, box.height, box.width], data },
     timesteps: new Float32Array(rows).fill(timestep),
-    context: joinContexts(prompts.map((prompt) => prompt.context)),
-    ...(vectors.length > 0 && { y: joinRows(vectors) }),
+    context,
+    ...(y && { y }),
   };
 }
 
@@ -233,7 +240,7 @@ function applies(prompt: Prompt, sigma: number): boolean {
 }
 
 async function runPass(
-  pass: readonly Job[],
+  pass: Pass,
   latent: FloatTensor,
   { options, sigma }: Readonly<{ options: GuidanceOptions; sigma: number }>,
 ): Promise<Float32Array[]> {
@@ -243,9 +250,9 @@ async function runPass(
     timestep: model.timestep(sigma),
   });
   const output = await forward(input, signal);
-  const length = output.data.length / pass.length;
+  const length = output.data.length / pass.jobs.length;
   const [batch = 1, channels = 1] = latent.shape;
-  return pass.map(({ prompt }, index) => {
+  return pass.jobs.map(({ prompt }, index) => {
     const { box } = prompt;
     const count = batch * channels * box.height * box.width;
     if (length !== count) {
@@ -279,19 +286,24 @@ export function createGuidance(
   const { shape, cfg } = options;
   // Guidance of 1 is the positive output alone; the negative pass is left out.
   const isGuided = Math.abs(cfg - 1) > 1e-9 * Math.max(Math.abs(cfg), 1);
+  const sides: readonly Side[] = isGuided ? ["positive", "negative"] : ["positive"];
+  const all = sides.flatMap((side) => options[side].map((prompt): Job => ({ prompt, side })));
+  let planned: Readonly<{ jobs: readonly Job[]; passes: Pass[] }> = { jobs: [], passes: [] };
   return async (x, sigma) => {
-    const toJobs = (side: Side): Job[] =>
-      options[side].filter((prompt) => applies(prompt, sigma)).map((prompt) => ({ prompt, side }));
-    const jobs = isGuided ? [...toJobs("positive"), ...toJobs("negative")] : toJobs("positive");
+    const jobs = all.filter(({ prompt }) => applies(prompt, sigma));
+    // Prompts come and go rarely, and a context that stays the same tensor is sent only once.
+    if (jobs.length !== planned.jobs.length || jobs.some((job, i) => job !== planned.jobs[i])) {
+      planned = { jobs, passes: planPasses(jobs) };
+    }
     const parts: Record<Side, Part[]> = { positive: [], negative: [] };
-    for (const pass of planPasses(jobs)) {
+    for (const pass of planned.passes) {
       if (options.signal?.aborted) {
         throw new LunaError("CANCELLED", "Sampling was cancelled.", {
           cause: options.signal.reason,
         });
       }
       const outputs = await runPass(pass, { shape, data: x }, { options, sigma });
-      for (const [index, job] of pass.entries()) {
+      for (const [index, job] of pass.jobs.entries()) {
         const denoised = outputs[index] as Float32Array;
         parts[job.side].push({ prompt: job.prompt, denoised });
       }

@@ -3,7 +3,6 @@ import { Mt19937 } from "./mt19937.ts";
 
 /** Below this many values PyTorch draws one by one in double precision. */
 const BLOCK = 16;
-const FLOAT_MASK = 0xffffff;
 
 /** Noise seeds as workflows hold them: whole numbers up to 2^64 - 1; above 2^53 as bigint. */
 export type Seed = number | bigint;
@@ -28,21 +27,14 @@ export class TorchGenerator {
       for (let index = 0; index < count; index++) data[index] = this.#scalarNormal();
       return data;
     }
-    this.#fillUniform(data, 0);
+    this.#engine.fillFractions(data, 0);
     for (let begin = 0; begin + BLOCK <= count; begin += BLOCK) boxMuller16(data, begin);
     if (count % BLOCK !== 0) {
       // PyTorch draws the last block anew, so it overlaps the one before.
-      this.#fillUniform(data, count - BLOCK);
+      this.#engine.fillFractions(data, count - BLOCK);
       boxMuller16(data, count - BLOCK);
     }
     return data;
-  }
-
-  #fillUniform(data: Float32Array, begin: number): void {
-    const engine = this.#engine;
-    for (let index = begin; index < data.length; index++) {
-      data[index] = (engine.nextUint32() & FLOAT_MASK) * 2 ** -24;
-    }
   }
 
   /** 53 random bits as a fraction; the first word drawn is the upper one. */
