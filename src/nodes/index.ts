@@ -22,6 +22,8 @@ export {
   type OutputSpec,
   output,
 } from "./node-definition.ts";
+export { NODE_DEFINITIONS } from "./node-definitions.ts";
+export { encodePng, readPngText } from "./png.ts";
 export type {
   Clip,
   Conditioning,

@@ -76,7 +76,7 @@ export interface NodeServices {
 export type Progress = Readonly<{
   value: number;
   max: number;
-  /** A latent [b, 4, h, w] on its way, as the sampler estimates it. */
+  /** The sampler's estimate of the clean latent [b, 4, h, w], scaled as the UNet sees it. */
   preview?: FloatTensor;
 }>;
 

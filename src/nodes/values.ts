@@ -1,6 +1,8 @@
 /** What travels along the links of a workflow. */
 import type { LoraRef, TextModel, UNetModel, VaeModel } from "../client/index.ts";
+import type { Area } from "../sampling/index.ts";
 import type { FloatTensor } from "../tensor/index.ts";
+import type { SizeConditioning } from "../text/index.ts";
 
 /** Where a net computes: in the shared daemon, or in this instance's own engine. */
 export type Location = "daemon" | "local";
@@ -19,13 +21,7 @@ export type ConditioningPart = Readonly<{
   /** [1, width] */
   pooled?: FloatTensor;
   /** Where the part holds: latent cells, or fractions of the picture. */
-  area?: Readonly<{
-    unit: "cells" | "fraction";
-    height: number;
-    width: number;
-    y: number;
-    x: number;
-  }>;
+  area?: Area;
   strength?: number;
   /** [b, h, w], any size: it is scaled to the latent. */
   mask?: FloatTensor;
@@ -35,15 +31,7 @@ export type ConditioningPart = Readonly<{
   startPercent?: number;
   endPercent?: number;
   /** SDXL: what the training picture was like, in pixels. */
-  size?: Readonly<{
-    width: number;
-    height: number;
-    cropWidth?: number;
-    cropHeight?: number;
-    targetWidth?: number;
-    targetHeight?: number;
-    aestheticScore?: number;
-  }>;
+  size?: SizeConditioning;
   /** Inpainting models: latent [b, 4, h, w] and mask [b, 1, H, W] that the net sees beside x. */
   concatLatent?: FloatTensor;
   concatMask?: FloatTensor;

@@ -150,7 +150,7 @@ class JsonReader {
   }
 }
 
-/** As Python's json.dumps: ", " and ": " between, everything outside ASCII as \\uXXXX, floats with a point. */
+/** As Python's json.dumps: ", " and ": " between, ASCII only (é is \\u00e9), floats with a point. */
 export function toPythonJson(value: Json): string {
   if (value === null || typeof value === "boolean") return String(value);
   if (typeof value === "bigint") return value.toString();

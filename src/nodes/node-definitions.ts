@@ -1,0 +1,35 @@
+import { lunaConfigGateway } from "./luna/luna-config-gateway.ts";
+import { lunaDaemonStatus } from "./luna/luna-daemon-status.ts";
+import { lunaKSampler } from "./luna/luna-k-sampler.ts";
+import { lunaLoraStack } from "./luna/luna-lora-stack.ts";
+import { lunaModelRouter } from "./luna/luna-model-router.ts";
+import type { NodeDefinition } from "./node-definition.ts";
+import { CONDITIONING_NODES } from "./stock/conditioning.ts";
+import { IMAGE_NODES } from "./stock/images.ts";
+import { INPAINT_NODES } from "./stock/inpaint.ts";
+import { LATENT_NODES } from "./stock/latents.ts";
+import { LOADERS } from "./stock/loaders.ts";
+import { LORA_NODES } from "./stock/loras.ts";
+import { SAMPLER_NODES } from "./stock/samplers.ts";
+import { TEXT_NODES } from "./stock/text.ts";
+import { VAE_NODES } from "./stock/vae.ts";
+
+/** Every node an instance knows, by class name. */
+export const NODE_DEFINITIONS: ReadonlyMap<string, NodeDefinition> = new Map(
+  [
+    ...LOADERS,
+    ...LORA_NODES,
+    ...TEXT_NODES,
+    ...CONDITIONING_NODES,
+    ...LATENT_NODES,
+    ...VAE_NODES,
+    ...INPAINT_NODES,
+    ...IMAGE_NODES,
+    ...SAMPLER_NODES,
+    lunaModelRouter,
+    lunaConfigGateway,
+    lunaLoraStack,
+    lunaKSampler,
+    lunaDaemonStatus,
+  ].map((definition) => [definition.name, definition]),
+);
