@@ -1,3 +1,3 @@
 export type * from "./port.ts";
 export { DEVICE_CHOICES, type DeviceChoice } from "./providers.ts";
-export { type EngineOptions, type SupervisedEngine, startEngine } from "./supervised-engine.ts";
+export { type EngineOptions, SupervisedEngine, startEngine } from "./supervised-engine.ts";

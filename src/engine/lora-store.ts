@@ -145,7 +145,7 @@ export class LoraStore implements FactorStore {
       const parsed = parseLora(file, net.loraModel());
       const { format, bytes } = parsed;
       const ms = Math.round(performance.now() - begin);
-      this.#logger.info("lora.parsed", { name: source.name, format, bytes, ms });
+      this.#logger.info("lora.parsed", { lora: source.name, format, bytes, ms });
       return parsed;
     } catch (error) {
       throw named(source, error);
@@ -157,7 +157,7 @@ export class LoraStore implements FactorStore {
     const announcement = `${net.key}\n${path}\n${key}\n${strength}`;
     if (this.#announced.has(announcement)) return;
     this.#announced.set(announcement, true);
-    this.#logger.info("lora.applied", { name, strength, component: net.component });
+    this.#logger.info("lora.applied", { lora: name, strength, component: net.component });
   }
 }
 
