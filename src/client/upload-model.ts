@@ -13,17 +13,18 @@ export async function uploadModel(
 ): Promise<ModelInfo> {
   const upload = `upload-${++uploads}`;
   let frame = new Map<string, Tensor>();
-  let bytes = 0;
+  let [bytes, offset] = [0, 0];
   for (const [name, tensor] of tensors) {
     if (bytes > 0 && bytes + tensor.bytes.byteLength > UPLOAD_FRAME_BYTES) {
-      await peer.request({ op: "register_model", upload, last: false }, frame);
+      await peer.request({ op: "register_model", upload, offset, last: false }, frame);
       frame = new Map();
+      offset += bytes;
       bytes = 0;
     }
     frame.set(name, tensor);
     bytes += tensor.bytes.byteLength;
   }
-  const { data } = await peer.request({ op: "register_model", upload, last: true }, frame);
+  const { data } = await peer.request({ op: "register_model", upload, offset, last: true }, frame);
   if (data.model) return data.model;
   throw new LunaError("FRAME_MALFORMED", "The daemon answered a finished upload without a model.");
 }

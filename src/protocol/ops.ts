@@ -30,6 +30,8 @@ export const OPS = {
   register_model: {
     request: {
       upload: z.string().min(1).max(NAME_LENGTH_MAX),
+      /** Bytes of tensors sent before this frame; a daemon that has others refuses to go on. */
+      offset: z.int().nonnegative(),
       last: z.boolean(),
     },
     data: z.object({ received: z.number(), model: modelInfoSchema.exactOptional() }),

@@ -14,7 +14,7 @@ test("the limits in docs/protocol.md are the server's", () => {
     "tokens of a context": limits.CONTEXT_TOKENS_MAX,
     "rows of tokens": limits.TEXT_ROWS_MAX,
     "rows of a VAE request": limits.VAE_ROWS_MAX,
-    "latent cells of a VAE request": limits.VAE_CELLS_MAX,
+    "latent cells of a VAE request, all rows": limits.VAE_CELLS_MAX,
   };
   for (const [what, limit] of Object.entries(expected))
     expect(page).toContain(`| ${what} | ${limit} |`);

@@ -25,8 +25,8 @@ export const CONTEXT_TOKENS_MAX = 4096;
 export const TEXT_ROWS_MAX = 256;
 /** Pictures in one VAE request. */
 export const VAE_ROWS_MAX = 16;
-/** Latent cells of a picture for the VAE: 8192x8192 pixels, an image of 805 MB. */
-export const VAE_CELLS_MAX = 1024 * 1024;
+/** Latent cells of all pictures together: 6476x6476 pixels, whose 503 MB in float32 fit a frame. */
+export const VAE_CELLS_MAX = 640 * 1024;
 /** Larger pictures go through the VAE in tiles: at 1536x1536 a decoder holds about 9 GB. */
 export const VAE_WHOLE_CELLS_MAX = 192 * 192;
 /** Tile size and overlap in pixels when the daemon tiles by itself; as ComfyUI's nodes default. */

@@ -58,7 +58,10 @@ export async function listenDaemon(
     maxPayload: FRAME_BYTES_MAX,
   });
   const open = async (where: ListenOptions): Promise<Server> => {
-    const server = createServer((request, response) => app.routing(request, response));
+    // Keep-alive probes find peers that vanished without closing, at the end of a long wait too.
+    const server = createServer({ keepAlive: true, keepAliveInitialDelay: 30_000 }, (...pair) =>
+      app.routing(...pair),
+    );
     server.on("upgrade", (request, socket, head) =>
       upgrade({ core, webSockets, allowedHosts }, { request, socket, head }),
     );
@@ -157,6 +160,10 @@ function upgrade(
     const knock = knockOf(request);
     checkOrigin(knock, allowedHosts);
     const isTrusted = checkToken(knock, core.options.token);
+    if (!isTrusted && !isFromHere(request)) {
+      // A hello is read only after a frame of any size was received: too late for strangers.
+      throw new LunaError("UNAUTHORIZED", "Show the token: Authorization: Bearer <token>.");
+    }
     const path = request.url?.split("?")[0];
     if (!PATHS.includes(path)) {
       throw new LunaError("REQUEST_INVALID", `WebSockets are served at ${PATHS.join(" and ")}.`);
@@ -167,6 +174,12 @@ function upgrade(
   } catch (cause) {
     refuse(socket, LunaError.from(cause));
   }
+}
+
+/** Over a Unix socket there is no address. */
+function isFromHere({ socket }: IncomingMessage): boolean {
+  const address = socket.remoteAddress?.replace(/^::ffff:/, "");
+  return address === undefined || isLoopback(address);
 }
 
 function refuse(socket: Duplex, error: LunaError): void {

@@ -122,7 +122,7 @@ async function list({ options: { registry } }: Services): Promise<Answer> {
 }
 
 async function receive(
-  { upload: name, last }: Request<"register_model">,
+  { upload: name, offset, last }: Request<"register_model">,
   { uploads, tensors }: Call,
   services: Services,
 ): Promise<Answer> {
@@ -138,6 +138,10 @@ async function receive(
   const upload = known ?? (await Upload.open(uploadFolder, uploadLimits));
   uploads.set(name, upload);
   try {
+    if (offset !== upload.bytes) {
+      const message = `Upload "${name}" is at ${upload.bytes} bytes, not ${offset}: begin it again.`;
+      throw new LunaError("REQUEST_INVALID", message);
+    }
     await upload.add(tensors);
     if (!last) return only({ received: upload.bytes });
     const path = await upload.finish();

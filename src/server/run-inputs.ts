@@ -161,7 +161,7 @@ export function vaeInputs(
   if (height % scale || width % scale) {
     throw invalid(`The image is ${width}x${height}: both sides must be multiples of ${downscale}.`);
   }
-  const cells = (height / scale) * (width / scale);
+  const cells = rows * (height / scale) * (width / scale);
   if (rows > VAE_ROWS_MAX) throw tooLarge(`Rows of ${slot}`, rows, VAE_ROWS_MAX);
   if (cells > VAE_CELLS_MAX) throw tooLarge(`Latent cells of ${slot}`, cells, VAE_CELLS_MAX);
   return {

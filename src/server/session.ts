@@ -195,7 +195,7 @@ export class Session {
       this.#inFlight.delete(id);
       const error = LunaError.from(cause);
       const level = error.code === "INTERNAL" ? "error" : "info";
-      const text = level === "error" ? { stack: String(error.cause) } : {};
+      const text = level === "error" && cause instanceof Error ? { stack: cause.stack } : {};
       this.#logger[level]("request.failed", { session: this.id, op, code: error.code, ...text });
       this.#sendError(error, id);
     }
