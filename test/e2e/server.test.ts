@@ -392,7 +392,8 @@ test.skipIf(process.platform === "win32")("the same daemon serves a Unix socket"
 
 test("a UNet sent as tensors becomes a model on the daemon's disk", async () => {
   const daemon = await start();
-  const opened = await client((await daemon.listen()).url);
+  const { url } = await daemon.listen();
+  const opened = await client(url);
   const weights = [
     ["input_blocks.0.0.weight", fromFloat(filled([4, 4, 3, 3], 1))],
     ["out.2.weight", fromFloat(filled([4, 4, 3, 3], 2))],
@@ -402,6 +403,13 @@ test("a UNet sent as tensors becomes a model on the daemon's disk", async () => 
   expect((await model?.forward(step(3)))?.data[0]).toBe(3);
   const again = await opened.registerModel([...weights].reverse());
   expect(again.info.id).toBe(info.id);
+  const raw = await Connection.open({
+    open: () => openWebSocket(url),
+    client: { name: "t", version: "1" },
+  });
+  owned.push(raw);
+  const late = { op: "register_model", upload: "u", offset: 5, last: true } as const;
+  expect(await code(raw.request(late, new Map(weights)))).toBe("REQUEST_INVALID");
 });
 
 test("HTTP tells health, models and status, and answers other paths clearly", async () => {

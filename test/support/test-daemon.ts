@@ -98,7 +98,9 @@ export function createTestEngine(): TestEngine {
       runs.push({ component, items });
       for (const { count, resolve } of watchers) if (runs.length >= count) resolve();
       await gate;
-      return { outputs: items.map((item) => compute(component, item)), engineMs: 0 };
+      const startedAtMs = performance.now();
+      const outputs = items.map((item) => compute(component, item));
+      return { outputs, engineMs: performance.now() - startedAtMs };
     },
     async info() {
       const device = { pid: process.pid, device: "test", provider: "test", rssBytes: 1 };
