@@ -18,6 +18,7 @@ function places(family: Family | undefined): Place[] {
   return [
     { prefix: "cond_stage_model.transformer.", kind: "clip-l" },
     { prefix: "cond_stage_model.model.", kind: "clip-h" },
+    { prefix: "cond_stage_model.", kind: "clip-l" },
     { prefix: "conditioner.embedders.0.transformer.", kind: "clip-l" },
     // SDXL's refiner, and SD2 in the naming of SGM.
     { prefix: "conditioner.embedders.0.model.", kind: openclip },
