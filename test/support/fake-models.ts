@@ -156,6 +156,7 @@ function fill(shape: Four, value: (at: Four) => number): FloatTensor {
 export type FakeOptions = Readonly<{
   isDaemonRunning?: boolean;
   info?: Partial<ModelInfo>;
+  checkpoints?: readonly string[];
   loras?: readonly string[];
   inputs?: ReadonlyMap<string, Uint8Array>;
 }>;
@@ -199,7 +200,8 @@ export class FakeServices implements NodeServices {
   }
 
   async listFiles(kind: FileKind): Promise<readonly string[]> {
-    return kind === "loras" ? (this.#options.loras ?? []) : ["tiny.safetensors"];
+    if (kind === "loras") return this.#options.loras ?? [];
+    return this.#options.checkpoints ?? ["tiny.safetensors"];
   }
 
   async listInputImages(): Promise<readonly string[]> {
