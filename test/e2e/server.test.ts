@@ -1,4 +1,4 @@
-/** Clients and a daemon over real sockets; the nets are the arithmetic of test-daemon.ts. */
+/** Clients and a daemon over real sockets; the nets are the arithmetic of fake-engine.ts. */
 import { join } from "node:path";
 import { afterEach, expect, test } from "vitest";
 import { WebSocket } from "ws";
@@ -48,9 +48,10 @@ const filled = (shape: number[], value: number): FloatTensor => {
   tensor.data.fill(value);
   return tensor;
 };
+/** FakeEngine: out = 0.1 x (1 + sum of strengths) + 0.001 timestep, so that out is `value` again. */
 const step = (value = 1, rows = 1) => ({
-  x: filled([rows, 4, 8, 8], value),
-  timesteps: new Float32Array(rows).fill(500),
+  x: filled([rows, 4, 8, 8], 10 * value),
+  timesteps: new Float32Array(rows),
   context: filled([rows, 154, 8], value / 2),
 });
 const code = (promise: Promise<unknown>) =>

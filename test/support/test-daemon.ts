@@ -1,12 +1,12 @@
 /**
- * A daemon with real sessions, queue, sockets and registry, whose nets are arithmetic: a UNet step
- * is out = x * (1 + sum of LoRA strengths). Runs can be held back, to see what gathers meanwhile.
+ * A daemon with real sessions, queue, sockets and registry, whose nets are those of FakeEngine.
+ * Runs can be held back, to see what gathers meanwhile.
  */
 import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Checkpoint } from "../../src/checkpoint/index.ts";
-import type { ComponentName, Engine, RunItem, RunOutput } from "../../src/engine/index.ts";
+import type { ComponentName, Engine, RunItem } from "../../src/engine/index.ts";
 import { LunaError } from "../../src/kernel/index.ts";
 import { ModelRegistry, modelFolders } from "../../src/registry/index.ts";
 import {
@@ -17,7 +17,7 @@ import {
   type ListeningDaemon,
   listenDaemon,
 } from "../../src/server/index.ts";
-import { fromFloat, type Tensor, toFloat } from "../../src/tensor/index.ts";
+import { FakeEngine } from "./fake-engine.ts";
 
 export const TEST_MODEL = "checkpoints/test.safetensors";
 const BROKEN_LORA = "broken.safetensors";
@@ -67,8 +67,8 @@ export interface TestEngine extends Engine {
 }
 
 export function createTestEngine(): TestEngine {
+  const engine = new FakeEngine();
   const runs: TestRun[] = [];
-  const loaded = new Map<string, { path: string; component: ComponentName; bytes: number }>();
   const watchers: { count: number; resolve: () => void }[] = [];
   let gate: Promise<void> = Promise.resolve();
   let open = (): void => undefined;
@@ -85,73 +85,29 @@ export function createTestEngine(): TestEngine {
         if (runs.length >= count) resolve();
         else watchers.push({ count, resolve });
       }),
-    async load(path, component) {
-      loaded.set(`${component} ${path}`, { path, component, bytes: 1000 });
-      return { bytes: 1000, ms: 1 };
-    },
-    async unload(path, component) {
-      for (const [key, net] of loaded) {
-        if (net.path === path && (component ?? net.component) === net.component) loaded.delete(key);
-      }
-    },
-    async run(_path, component, items) {
+    load: (path, component) => engine.load(path, component),
+    unload: (path, component) => engine.unload(path, component),
+    async run(path, component, items) {
       runs.push({ component, items });
       for (const { count, resolve } of watchers) if (runs.length >= count) resolve();
       await gate;
+      refuseBroken(items);
       const startedAtMs = performance.now();
-      const outputs = items.map((item) => compute(component, item));
+      const { outputs } = await engine.run(path, component, items);
       return { outputs, engineMs: performance.now() - startedAtMs };
     },
-    async info() {
-      const device = { pid: process.pid, device: "test", provider: "test", rssBytes: 1 };
-      const cache = { entries: 0, bytes: 0 };
-      return { ...device, restarts: 0, loaded: [...loaded.values()], loraCache: cache };
-    },
-    close: async () => undefined,
+    info: () => engine.info(),
+    close: () => engine.close(),
   };
 }
 
-function compute(component: ComponentName, { tensors, loras }: RunItem): RunOutput {
-  for (const { source } of loras) {
+/** One broken LoRA fails the whole run, as in the real engine. */
+function refuseBroken(items: readonly RunItem[]): void {
+  for (const { source } of items.flatMap(({ loras }) => loras)) {
     if (source.type === "file" && source.name === BROKEN_LORA) {
       throw new LunaError("LORA_MALFORMED", `${source.name} is broken.`);
     }
   }
-  const factor = loras.reduce((sum, { strength }) => sum + strength, 1);
-  if (component === "unet") return output({ out: scaled(tensors.get("x"), factor) });
-  if (component === "vae-decoder") {
-    const { shape } = toFloat(need(tensors.get("latent")));
-    const [rows = 0, , height = 0, width = 0] = shape;
-    return output({ image: zeros([rows, 3, height * 8, width * 8]) });
-  }
-  if (component === "vae-encoder") {
-    const { shape } = toFloat(need(tensors.get("image")));
-    const [rows = 0, , height = 0, width = 0] = shape;
-    return output({ latent: zeros([rows, 4, height / 8, width / 8]) });
-  }
-  const [rows = 0] = need(tensors.get("tokens")).shape;
-  const hidden = scaled(zeros([rows, 77, 8], 1), factor);
-  return output({ hidden, pooled: zeros([rows, 8]) });
-}
-
-const output = (tensors: Record<string, Tensor>): RunOutput => ({
-  tensors: new Map(Object.entries(tensors)),
-  warnings: [],
-});
-
-function need(tensor: Tensor | undefined): Tensor {
-  if (tensor) return tensor;
-  throw new Error("The server let a run through without its tensor.");
-}
-
-function zeros(shape: readonly number[], value = 0): Tensor {
-  const count = shape.reduce((product, axis) => product * axis, 1);
-  return fromFloat({ shape, data: new Float32Array(count).fill(value) });
-}
-
-function scaled(tensor: Tensor | undefined, factor: number): Tensor {
-  const { shape, data } = toFloat(need(tensor));
-  return fromFloat({ shape, data: data.map((value) => value * factor) });
 }
 
 export type TestDaemon = Readonly<{
