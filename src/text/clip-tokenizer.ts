@@ -4,7 +4,8 @@
  */
 import { LunaError } from "../kernel/index.ts";
 import { PROMPT_LENGTH_MAX } from "./limits.ts";
-import { BYTE_TO_ID, type MergeTable, parseMergeTable } from "./merge-table.ts";
+import { mergeBytes } from "./merge-bytes.ts";
+import { type MergeTable, parseMergeTable } from "./merge-table.ts";
 
 export const START_TOKEN = 49_406;
 export const END_TOKEN = 49_407;
@@ -27,7 +28,9 @@ export function createClipTokenizer(readMerges: () => string): ClipTokenizer {
   const tokenizePlain = (text: string): number[] => {
     merges ??= parseMergeTable(readMerges());
     const table = merges;
-    return (normalize(text).match(PIECES) ?? []).flatMap((piece) => mergeBytes(piece, table));
+    return (normalize(text).match(PIECES) ?? []).flatMap((piece) =>
+      mergeBytes(encoder.encode(piece), table),
+    );
   };
   return {
     tokenize(text) {
@@ -55,38 +58,3 @@ function normalize(text: string): string {
 }
 
 const encoder = new TextEncoder();
-
-/** Byte-pair encoding of one piece: the best pair is joined everywhere until none is left. */
-function mergeBytes(piece: string, table: MergeTable): number[] {
-  let ids = Array.from(encoder.encode(piece), (byte) => BYTE_TO_ID[byte] ?? 0);
-  const last = ids.length - 1;
-  ids[last] = (ids[last] ?? 0) + 256;
-  while (ids.length > 1) {
-    const best = bestMerge(ids, table);
-    if (best === undefined) break;
-    ids = joinPair(ids, best, table);
-  }
-  return ids;
-}
-
-function bestMerge(ids: readonly number[], table: MergeTable): number | undefined {
-  let best: number | undefined;
-  for (let i = 0; i + 1 < ids.length; i++) {
-    const id = table.find(ids[i] ?? 0, ids[i + 1] ?? 0);
-    if (id !== 0 && (best === undefined || id < best)) best = id;
-  }
-  return best;
-}
-
-function joinPair(ids: readonly number[], merged: number, table: MergeTable): number[] {
-  const joined: number[] = [];
-  for (let i = 0; i < ids.length; i++) {
-    const left = ids[i] ?? 0;
-    const right = ids[i + 1];
-    if (right !== undefined && table.find(left, right) === merged) {
-      joined.push(merged);
-      i++;
-    } else joined.push(left);
-  }
-  return joined;
-}

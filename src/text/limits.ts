@@ -1,4 +1,4 @@
-/** Longest prompt, in UTF-16 units. Real ones stay below some thousands; a word costs more than linear time. */
+/** Longest prompt, in UTF-16 units. Real ones stay below some thousands; this many make 1,400 rows. */
 export const PROMPT_LENGTH_MAX = 100_000;
 /** Parentheses inside parentheses; each level multiplies by 1.1, so ten levels are already 2.6. */
 export const WEIGHT_NESTING_MAX = 200;

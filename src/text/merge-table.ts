@@ -2,7 +2,7 @@
  * CLIP's byte-pair vocabulary without a string a token: ids 0..255 are the bytes in the order of
  * GPT-2's byte alphabet, 256..511 the same bytes at the end of a word, then one id a merge, best
  * merge first. So "which merge joins a and b" is the whole vocabulary, and it fits in a hash table
- * of integers (0.8 MB; the same as a Map of strings takes about 8 MB).
+ * of integers (0.8 MB; a Map of strings takes 7 MB).
  */
 import { LunaError } from "../kernel/index.ts";
 import { MERGE_COUNT } from "./limits.ts";

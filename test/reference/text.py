@@ -44,7 +44,8 @@ ALPHABET = "abc XYZ 019 ()():.,'\\_-!é日🚀\n"
 
 def prompts():
     rng = random.Random(7)
-    return PROMPTS + ["".join(rng.choice(ALPHABET) for _ in range(rng.randrange(1, 60))) for _ in range(150)]
+    words = ["".join(rng.choice("abcdefghijklmnopqrstuvwxyzé") for _ in range(200)) for _ in range(10)]
+    return PROMPTS + words + ["".join(rng.choice(ALPHABET) for _ in range(rng.randrange(1, 60))) for _ in range(150)]
 
 
 def fake_embedding(name, directory, size, key=None):
