@@ -5,6 +5,7 @@ export default defineConfig({
     testTimeout: 60_000,
     hookTimeout: 60_000,
     maxWorkers: 2,
+    env: { ORT_DISABLE_TELEMETRY: "1" },
     projects: [
       { extends: true, test: { name: "unit", include: ["src/**/*.test.ts", "test/*.test.ts"] } },
       {

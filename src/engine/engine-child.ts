@@ -10,7 +10,7 @@ import { extname } from "node:path";
 import { createInterface } from "node:readline";
 import type { Duplex } from "node:stream";
 import { fileURLToPath, pathToFileURL } from "node:url";
-import { type Logger, type LogLevel, LunaError } from "../kernel/index.ts";
+import { childEnvironment, type Logger, type LogLevel, LunaError } from "../kernel/index.ts";
 import { encodeFramePrefix, FrameReader } from "./frame-reader.ts";
 import { LOG_LINE_LENGTH_MAX, PIPE_FRAME_BYTES_MAX, START_MS_MAX } from "./limits.ts";
 import {
@@ -60,6 +60,8 @@ function spawnProcess(): ChildProcess {
   const execArgs = loader === "" ? [] : ["--import", loader];
   return spawn(process.execPath, [...execArgs, path], {
     stdio: ["ignore", "ignore", "pipe", "pipe"],
+    // ONNX Runtime's native code reads this when it starts; without it, it reports usage to its maker.
+    env: childEnvironment({ ORT_DISABLE_TELEMETRY: "1" }),
     windowsHide: true,
   });
 }

@@ -103,9 +103,9 @@ export const SETTINGS = {
   },
   logLevel: {
     kind: "string",
-    default: "info",
+    default: "warn",
     choices: ["debug", "info", "warn", "error"],
-    doc: "Lowest level of log entries written to standard error.",
+    doc: "Lowest level of log entries (JSON lines) written to standard error.",
   },
 } as const satisfies Record<string, Setting>;
 
@@ -208,6 +208,11 @@ function fromEnvironment(environment: Environment): Map<string, Value> {
     values.set(name, checkValue(setting, value, variable));
   }
   return values;
+}
+
+/** The environment of a child process: this one's, changed by `changes`. */
+export function childEnvironment(changes: Environment): NodeJS.ProcessEnv {
+  return { ...process.env, ...changes };
 }
 
 /** The options of node:util parseArgs for these settings. */

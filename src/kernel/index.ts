@@ -1,5 +1,6 @@
 export {
   type Config,
+  childEnvironment,
   configurationPage,
   type Environment,
   flagName,
