@@ -2,8 +2,8 @@ type Fields = Readonly<Record<string, unknown>>;
 
 /** Console lines for people, in the words of the project's origin, made from log events. */
 const LINES: Readonly<Record<string, (fields: Fields) => string>> = {
-  "lora.applied": ({ name, strength }) =>
-    `[ModelRegistry] Applied LoRA '${name}' (strength=${strength}); the base weights were not touched`,
+  "lora.applied": ({ lora, strength }) =>
+    `[ModelRegistry] Applied LoRA '${lora}' (strength=${strength}); the base weights were not touched`,
   "engine.started": ({ device, pid }) => `[LunaServer] Engine on ${device} (pid ${pid})`,
 };
 
