@@ -201,6 +201,13 @@ test("force_daemon without a daemon is that error, auto goes local", async () =>
   );
 });
 
+test("a part that a file lacks is named where it is used", async () => {
+  await expect(run(textToImage(), { hasOnlyUNet: true })).rejects.toMatchObject({
+    code: "CHECKPOINT_UNSUPPORTED",
+    message: expect.stringMatching(/^Node [67] \(CLIPTextEncode\): Input clip is empty/),
+  });
+});
+
 test("a picture and a mask are repainted; what the mask leaves out stays", async () => {
   const input = floatTensor([1, 16, 16, 3], new Float32Array(768).fill(0.75));
   const inputs = new Map([["in.png", encodePng(input, 0)]]);

@@ -25,7 +25,7 @@ export async function runNode(
     if (value === undefined) continue;
     const link = readLink(value);
     if (link === undefined) lists.set(name, [toNodeValue(value, spec.type)]);
-    else lists.set(name, outputsOf(link.node).outputs[link.slot] ?? []);
+    else lists.set(name, requireValues(name, outputsOf(link.node).outputs[link.slot] ?? []));
   }
   if (definition.isInputList) {
     return gather([await definition.run(Object.fromEntries(lists), context)], definition);
@@ -37,6 +37,15 @@ export async function runNode(
     results.push(await definition.run(Object.fromEntries(inputs), context));
   }
   return gather(results, definition);
+}
+
+/** A loader gives undefined for a part that its file lacks. */
+function requireValues(name: string, values: readonly unknown[]): readonly unknown[] {
+  if (!values.includes(undefined)) return values;
+  throw new LunaError(
+    "CHECKPOINT_UNSUPPORTED",
+    `Input ${name} is empty: the file that was loaded holds no such part. Load it from another file.`,
+  );
 }
 
 /** Integers reach nodes as numbers, except seeds, which may need all 64 bits. */

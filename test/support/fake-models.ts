@@ -157,6 +157,8 @@ export type FakeOptions = Readonly<{
   isDaemonRunning?: boolean;
   info?: Partial<ModelInfo>;
   checkpoints?: readonly string[];
+  /** A file of the UNet alone. */
+  hasOnlyUNet?: boolean;
   loras?: readonly string[];
   inputs?: ReadonlyMap<string, Uint8Array>;
 }>;
@@ -188,6 +190,7 @@ export class FakeServices implements NodeServices {
       throw new LunaError("DAEMON_NOT_RUNNING", "Daemon is not running. Start it: luna serve");
     }
     const location: Location = isRunning && request.mode !== "force_local" ? "daemon" : "local";
+    if (this.#options.hasOnlyUNet === true) return { model: this.unet, location, status: "" };
     const vae = new FakeVae(this.#info);
     return { model: this.unet, clip: this.text, vae, location, status: `tiny on ${location}` };
   }
