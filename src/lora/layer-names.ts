@@ -9,7 +9,12 @@ import type { LoraModel } from "./types.ts";
 export type NetName = "unet" | TextEncoderKind;
 
 /** Which net a name belongs to (absent when the model lacks it) and which layer, if it has it. */
-export type ResolvedLayer = Readonly<{ net?: NetName; target?: AdapterTarget }>;
+export type ResolvedLayer = Readonly<{
+  net?: NetName;
+  target?: AdapterTarget;
+  /** A UNet's name where the file has text encoders only, or the reverse: another file's business. */
+  isElsewhere?: true;
+}>;
 
 type LayerIndex = ReadonlyMap<string, AdapterTarget>;
 
@@ -67,6 +72,7 @@ export function createLayerResolver(model: LoraModel): (name: string) => Resolve
   const text = new Map([...model.text].map(([kind, targets]) => [kind, indexLayers(targets)]));
 
   function resolveText(rest: string, kinds: readonly TextEncoderKind[]): ResolvedLayer {
+    if (text.size === 0) return { isElsewhere: true };
     const net = kinds.find((kind) => text.has(kind));
     if (net === undefined) return {};
     const target = text.get(net)?.get(flatten(withoutPrefix(rest, PEFT_PREFIX)));
@@ -77,8 +83,9 @@ export function createLayerResolver(model: LoraModel): (name: string) => Resolve
     for (const [prefix, kinds] of TEXT_PREFIXES) {
       if (bare.startsWith(prefix)) return resolveText(bare.slice(prefix.length), kinds);
     }
-    if (unet === undefined) return {};
-    const prefix = UNET_PREFIXES.find((candidate) => bare.startsWith(candidate)) ?? "";
+    const known = UNET_PREFIXES.find((candidate) => bare.startsWith(candidate));
+    if (unet === undefined) return known === undefined ? {} : { isElsewhere: true };
+    const prefix = known ?? "";
     const rest = withoutPrefix(bare.slice(prefix.length), PEFT_PREFIX);
     const target = unet.get(flatten(rest).replace("_processor_", "_"));
     return target === undefined ? { net: "unet" } : { net: "unet", target };

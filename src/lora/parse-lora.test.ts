@@ -89,6 +89,21 @@ test("one file adapts the net and the text encoder", () => {
   ]);
 });
 
+test("a UNet or text encoder in a file of its own leaves the other's keys alone", () => {
+  const file = loraFile({
+    [`${QUERY}.lora_up.weight`]: [128, 4],
+    [`${QUERY}.lora_down.weight`]: [4, 128],
+  });
+  const textOnly = parseLora(file, loraModel(undefined, { "clip-l": [128, 3] }));
+  expect([textOnly.text.size, textOnly.unmatchedKeys]).toEqual([0, []]);
+  const text = loraFile({
+    "lora_te_text_model_encoder_layers_2_mlp_fc1.lora_up.weight": [512, 2],
+    "lora_te_text_model_encoder_layers_2_mlp_fc1.lora_down.weight": [2, 128],
+  });
+  const unetOnly = parseLora(text, loraModel(configs.unet["tiny-sd1"]?.config));
+  expect([unetOnly.unet.size, unetOnly.unmatchedKeys]).toEqual([0, []]);
+});
+
 test("alpha divides by the rank and is 1 where it is absent", () => {
   const up = [`${QUERY}.lora_up.weight`, [128, 4]] as const;
   const down = [`${QUERY}.lora_down.weight`, [4, 128]] as const;

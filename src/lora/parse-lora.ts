@@ -23,8 +23,13 @@ export function parseLora(file: Safetensors, model: LoraModel): ParsedLora {
   const unmatchedKeys = [...otherKeys];
   const kinds = new Set<AdapterKind>();
   let bytes = 0;
+  let isForOthersToo = false;
   for (const group of groups) {
-    const { net, target } = resolve(group.layer);
+    const { net, target, isElsewhere } = resolve(group.layer);
+    if (isElsewhere) {
+      isForOthersToo = true;
+      continue;
+    }
     if (net !== undefined && group.dense !== undefined) throw unsupported(group.dense);
     const kind = target && adapterKind(group);
     if (net === undefined || target === undefined || kind === undefined) {
@@ -40,7 +45,7 @@ export function parseLora(file: Safetensors, model: LoraModel): ParsedLora {
     bytes += factors.up.byteLength + factors.down.byteLength;
     if (bytes > ADAPTER_BYTES_MAX) throw tooLarge(group);
   }
-  if (kinds.size === 0) throw noMatch(unmatchedKeys);
+  if (kinds.size === 0 && !isForOthersToo) throw noMatch(unmatchedKeys);
   const unet = nets.get("unet") ?? new Map<string, LowRank>();
   const text = new Map<TextEncoderKind, ReadonlyMap<string, LowRank>>();
   for (const [net, layers] of nets) if (net !== "unet") text.set(net, layers);
