@@ -116,6 +116,13 @@ export class LoraStore implements FactorStore {
         return undefined;
       }
       this.#parsed.set(cacheKey, parsed);
+      if (!this.#parsed.has(cacheKey)) {
+        // Larger than the whole budget: it would be read again at each step, so somebody should hear.
+        this.#logger.warn("lora.not-kept", { lora: source.name, bytes: parsed.bytes });
+        warnings.push(
+          `LoRA '${source.name}' takes ${parsed.bytes} bytes, more than loraCacheMiB allows to keep: each step reads it again.`,
+        );
+      }
       const { unmatchedKeys } = parsed;
       if (unmatchedKeys.length > 0) {
         warnings.push(

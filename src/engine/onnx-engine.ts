@@ -32,6 +32,8 @@ export type OnnxEngineOptions = Readonly<{
   threads?: number;
   loraCacheBytesMax: number;
   logger: Logger;
+  /** For tests. */
+  place?: (path: string) => Promise<WeightsPlace>;
 }>;
 
 type Loaded = Readonly<{
@@ -69,7 +71,7 @@ export class OnnxEngine {
     const known = this.#loaded.get(key);
     if (known !== undefined) return { bytes: known.bytes, ms: 0 };
     const begin = performance.now();
-    const place = await placeWeights(path);
+    const place = await (this.#options.place ?? placeWeights)(path);
     try {
       const loaded = await this.#open(path, component, place);
       await afterCreate(place);

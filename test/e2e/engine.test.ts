@@ -233,6 +233,17 @@ test("a file cut short or of another kind is one clear error", async () => {
   });
 });
 
+test("a file cut short while it is mapped ends in one clear error, and others are served", async () => {
+  const cut = join(folder, "mapped.safetensors");
+  await copyFile(path, cut);
+  await engine.load(cut, "unet");
+  const before = await step();
+  await truncate(cut, 8192);
+  // Reading past the end of a mapped file takes the process down; the next one cannot open it.
+  await expect(step([], cut)).rejects.toMatchObject({ code: "FILE_UNREADABLE" });
+  expect(await step()).toEqual(before);
+});
+
 test("a device that is not there says why and what to do", async () => {
   const outcome = await startEngine({ device: "cuda" }).catch((reason: unknown) => reason);
   if (outcome instanceof SupervisedEngine) return await outcome.close(); // This machine has one.
