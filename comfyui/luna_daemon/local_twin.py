@@ -1,0 +1,79 @@
+"""
+The same net on this machine, for what the daemon cannot do and for when there is none. It is loaded
+from the same file when first needed, and given back when the daemon serves a run again.
+"""
+
+import copy
+import uuid
+
+import comfy.lora
+import comfy.lora_convert
+import comfy.model_management
+import comfy.utils
+import folder_paths
+
+
+class LocalTwin:
+    def __init__(self, load):
+        # Makes a stock ModelPatcher with real weights.
+        self._load = load
+        self._base = None
+        self._clone = None
+        self._key = None
+
+    def drop(self):
+        if self._base is not None:
+            self._base = self._clone = self._key = None
+            comfy.model_management.cleanup_models()
+
+    def like(self, remote, bypass=()):
+        """A stock patcher with the patches that `remote` has now; not loaded."""
+        if self._base is None:
+            self._base = self._load()
+        clone = self._base.clone()
+        clone.patches = remote.effective_patches()
+        for key, adapter, strength in bypass:
+            entry = (strength, _without_dora(adapter), 1.0, None, None)
+            clone.patches.setdefault(key, []).append(entry)
+        clone.patches_uuid = uuid.uuid4()
+        for name, strength in remote.named_loras:
+            path = folder_paths.get_full_path("loras", name)
+            if path is not None:
+                lora = comfy.utils.load_torch_file(path, safe_load=True)
+                _add_lora(clone, lora, strength, is_clip=remote.is_clip)
+        return clone
+
+    def loaded(self, remote, bypass=()):
+        """The model with real weights, patched as `remote` is and on its device."""
+        key = remote.effective_key()
+        if key != self._key:
+            self._clone = self.like(remote, bypass)
+            comfy.model_management.load_models_gpu([self._clone])
+            self._key = key
+        return self._clone.model
+
+    def begin_run(self):
+        """Other models may have pushed the net off its device since the last run."""
+        self._key = None
+
+
+def _add_lora(patcher, lora, strength, is_clip):
+    keys = (
+        comfy.lora.model_lora_keys_clip(patcher.model, {})
+        if is_clip
+        else comfy.lora.model_lora_keys_unet(patcher.model, {})
+    )
+    loaded = comfy.lora.load_lora(comfy.lora_convert.convert_lora(lora), keys, log_missing=False)
+    patcher.add_patches(loaded, strength)
+
+
+def _without_dora(adapter):
+    """A bypass hook leaves DoRA and a change of shape out."""
+    places = {"lora": (4, 5), "loha": (7,), "lokr": (8,)}.get(adapter.name, ())
+    if all(adapter.weights[place] is None for place in places):
+        return adapter
+    plain = copy.copy(adapter)
+    plain.weights = tuple(
+        None if place in places else each for place, each in enumerate(adapter.weights)
+    )
+    return plain

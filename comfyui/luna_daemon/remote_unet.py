@@ -1,0 +1,151 @@
+"""`UNetModel._forward`, in the daemon: the bare net. Sampling, guidance and scaling stay here."""
+
+import torch
+
+from . import adapters
+from .control import control_tensors, joined, rows_of, skip_shapes
+from .daemon import Run
+from .errors import LunaError, Unsupported
+from .options import check_options
+from .remote_net import RemoteNet
+
+# Rows the daemon takes in one request (docs/protocol.md, section 7).
+ROWS_MAX = 64
+PREFIX = "diffusion_model."
+
+
+class RemoteUNet(RemoteNet):
+    """Stands in for `_forward`, so that wrappers around the net (EasyCache) still run."""
+
+    def __init__(self, base, served, twin):
+        super().__init__(served, twin)
+        self._base = base
+        self._shapes = {name: each.shape for name, each in base.state_dict().items()}
+        self._skips = {}
+        self._loras = (None, [])
+
+    @property
+    def patcher(self):
+        """Whose patches hold now: the one that samples, or the one loaded last."""
+        current = self._base.current_patcher
+        if current is not None:
+            return current
+        loaded = getattr(self._base, "luna_patcher", lambda: None)()
+        if loaded is None:
+            raise Unsupported("A model that was never loaded with load_models_gpu")
+        return loaded
+
+    def begin_run(self, patcher):
+        """Looks at all that a workflow has put on the model, before the first step."""
+        self.local_reason = None
+        self._loras = (None, [])
+        self.twin.begin_run()
+        try:
+            self._check_patcher(patcher)
+            self.daemon.connection.open()
+        except (Unsupported, LunaError) as error:
+            if not self.can_go_local(error):
+                raise self.translate(error) from error
+            self.go_local(error)
+        else:
+            self.twin.drop()
+
+    def _check_patcher(self, patcher):
+        for name in patcher.object_patches:
+            if name.startswith("diffusion_model"):
+                raise Unsupported(f"A node that replaces {name}")
+        for name, module in self._base.diffusion_model.named_modules():
+            forward = module.__dict__.get("forward")
+            if forward is not None and not _is_bypass(forward):
+                raise Unsupported(f"A node that replaces the forward of {name}")
+        check_options(patcher.model_options.get("transformer_options", {}))
+        self._resolve(patcher.patches, self._bypass())
+        for patches in patcher.hook_patches.values():
+            self._resolve(patches, [])
+
+    def _bypass(self):
+        """(key, adapter, strength) of the bypass hooks that sit on the net now."""
+        return [
+            (f"{PREFIX}{name}.weight", hook.adapter, hook.multiplier)
+            for name, module in self._base.diffusion_model.named_modules()
+            if _is_bypass(module.__dict__.get("forward"))
+            for hook in _bypass_chain(module.__dict__["forward"])
+        ]
+
+    def _resolve(self, patches, bypass):
+        return adapters.resolve(patches, bypass, self._shapes, _layer_of)
+
+    def _current_loras(self, patcher):
+        key = patcher.effective_key()
+        if self._loras[0] != key:
+            sets = self._resolve(patcher.effective_patches(), self._bypass())
+            named = [(adapters.NamedLora(name), each) for name, each in patcher.named_loras]
+            self._loras = (key, named + sets)
+        return self._loras[1]
+
+    def __call__(self, x, timesteps=None, context=None, y=None, control=None,
+                 transformer_options={}, **arguments):  # fmt: skip
+        if torch.is_grad_enabled() and (x.requires_grad or context.requires_grad):
+            raise Unsupported("Training through the net")
+        tensors = {"x": x, "timesteps": timesteps, "context": context, "y": y}
+        if self.local_reason is None:
+            try:
+                check_options(transformer_options, arguments)
+                return self._run(tensors, control)
+            except (Unsupported, LunaError) as error:
+                if not self.can_go_local(error):
+                    raise self.translate(error) from error
+                self.go_local(error)
+        return self._run_locally(tensors, control, transformer_options, arguments)
+
+    def _run(self, tensors, control):
+        x = tensors["x"]
+        rows = x.shape[0]
+        own = {"x": x, "timesteps": tensors["timesteps"].float()}
+        shared = {name: tensors[name] for name in ("context", "y") if tensors[name] is not None}
+        residuals = control_tensors(control, self._skip_shapes(x), rows) if control else {}
+        loras = self._current_loras(self.patcher)
+        outputs = []
+        for begin in range(0, rows, ROWS_MAX):
+            end = min(begin + ROWS_MAX, rows)
+            run = Run("model_forward", {"model": self.info["id"]}, own, shared, residuals, loras)
+            if rows > ROWS_MAX:
+                run.own, run.shared, run.control = (
+                    rows_of(each, begin, end, rows) for each in (own, shared, residuals)
+                )
+            outputs.append(self.daemon.run(run).tensors["out"])
+        return joined(outputs).to(device=x.device, dtype=x.dtype)
+
+    def _skip_shapes(self, x):
+        size = tuple(x.shape[2:])
+        if size not in self._skips:
+            self._skips = {size: skip_shapes(self._base.diffusion_model, *size)}
+        return self._skips[size]
+
+    def _run_locally(self, tensors, control, options, arguments):
+        model = self.twin.loaded(self.patcher, self._bypass())
+        dtype = model.get_dtype_inference()
+        cast = {
+            name: each if name == "timesteps" or each is None else each.to(dtype)
+            for name, each in tensors.items()
+        }
+        out = model.diffusion_model._forward(
+            **cast, control=control, transformer_options=options, **arguments
+        )
+        return out.to(tensors["x"].dtype)
+
+
+def _layer_of(key):
+    return f"unet.{key.removeprefix(PREFIX).removesuffix('.weight')}"
+
+
+def _is_bypass(forward):
+    hook = getattr(forward, "__self__", None)
+    return type(hook).__name__ == "BypassForwardHook"
+
+
+def _bypass_chain(forward):
+    """The hooks on one module: a second LoRA wraps the forward of the first."""
+    while _is_bypass(forward):
+        yield forward.__self__
+        forward = forward.__self__.original_forward
