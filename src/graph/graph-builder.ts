@@ -13,6 +13,7 @@ import {
   type OnnxAttribute,
   type OnnxInitializer,
   type OnnxNode,
+  type OnnxShape,
   type OnnxType,
   type OnnxValue,
   serializeModel,
@@ -98,21 +99,13 @@ export class GraphBuilder {
   }
 
   /** A graph input, of the compute type unless said otherwise; named axes are dynamic. */
-  input(
-    name: string,
-    shape: readonly (number | string)[],
-    type: OnnxType = this.choices.compute,
-  ): Value {
+  input(name: string, shape: OnnxShape, type: OnnxType = this.choices.compute): Value {
     this.#inputs.push({ name, type, shape });
     return name;
   }
 
   /** Gives a value a public name as a graph output, in the compute type unless said otherwise. */
-  output(
-    name: string,
-    value: Value,
-    options: { shape: readonly (number | string)[]; type?: OnnxType },
-  ): void {
+  output(name: string, value: Value, options: { shape: OnnxShape; type?: OnnxType }): void {
     this.#nodes.push({
       opType: "Identity",
       domain: "",

@@ -55,12 +55,10 @@ export type OnnxInitializer = Readonly<{
     | Readonly<{ type: "external"; file: string; offset: number; length: number }>;
 }>;
 
-/** An input or output of the graph; a named axis is dynamic. */
-export type OnnxValue = Readonly<{
-  name: string;
-  type: OnnxType;
-  shape: readonly (number | string)[];
-}>;
+/** Axes of an input or output: a named one is dynamic; "unknown" leaves even their number open. */
+export type OnnxShape = readonly (number | string)[] | "unknown";
+
+export type OnnxValue = Readonly<{ name: string; type: OnnxType; shape: OnnxShape }>;
 
 export type OnnxGraph = Readonly<{
   name: string;
@@ -126,10 +124,18 @@ function encodeInitializer({ name, type, shape, data }: OnnxInitializer): Encode
  * TensorShapeProto: dim 1. Dimension: dim_value 1, dim_param 2.
  */
 function encodeValue({ name, type, shape }: OnnxValue): Encoded[] {
-  const axes = shape.map((axis) =>
-    messageField(1, [typeof axis === "number" ? integerField(1, axis) : textField(2, axis)]),
-  );
-  const tensor = [integerField(1, ONNX_TYPE[type]), messageField(2, axes)];
+  const tensor = [integerField(1, ONNX_TYPE[type])];
+  if (shape !== "unknown") {
+    const axes = shape.map((axis) => [
+      typeof axis === "number" ? integerField(1, axis) : textField(2, axis),
+    ]);
+    tensor.push(
+      messageField(
+        2,
+        axes.map((axis) => messageField(1, axis)),
+      ),
+    );
+  }
   return [textField(1, name), messageField(2, [messageField(1, tensor)])];
 }
 
