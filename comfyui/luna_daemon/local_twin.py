@@ -21,6 +21,11 @@ class LocalTwin:
         self._clone = None
         self._key = None
 
+    @property
+    def device(self):
+        """Where it computes."""
+        return self._base.load_device
+
     def drop(self):
         if self._base is not None:
             self._base = self._clone = self._key = None

@@ -3,6 +3,7 @@
 import torch
 
 from . import adapters
+from .bypass import bypass_adapters, replaced_forward
 from .control import control_tensors, joined, rows_of, skip_shapes
 from .daemon import Run
 from .errors import LunaError, Unsupported
@@ -54,23 +55,16 @@ class RemoteUNet(RemoteNet):
         for name in patcher.object_patches:
             if name.startswith("diffusion_model"):
                 raise Unsupported(f"A node that replaces {name}")
-        for name, module in self._base.diffusion_model.named_modules():
-            forward = module.__dict__.get("forward")
-            if forward is not None and not _is_bypass(forward):
-                raise Unsupported(f"A node that replaces the forward of {name}")
+        replaced = replaced_forward(self._base.diffusion_model)
+        if replaced is not None:
+            raise Unsupported(f"A node that replaces the forward of {replaced}")
         check_options(patcher.model_options.get("transformer_options", {}))
         self._resolve(patcher.patches, self._bypass())
         for patches in patcher.hook_patches.values():
             self._resolve(patches, [])
 
     def _bypass(self):
-        """(key, adapter, strength) of the bypass hooks that sit on the net now."""
-        return [
-            (f"{PREFIX}{name}.weight", hook.adapter, hook.multiplier)
-            for name, module in self._base.diffusion_model.named_modules()
-            if _is_bypass(module.__dict__.get("forward"))
-            for hook in _bypass_chain(module.__dict__["forward"])
-        ]
+        return bypass_adapters(self._base.diffusion_model, PREFIX)
 
     def _resolve(self, patches, bypass):
         return adapters.resolve(patches, bypass, self._shapes, _layer_of)
@@ -137,15 +131,3 @@ class RemoteUNet(RemoteNet):
 
 def _layer_of(key):
     return f"unet.{key.removeprefix(PREFIX).removesuffix('.weight')}"
-
-
-def _is_bypass(forward):
-    hook = getattr(forward, "__self__", None)
-    return type(hook).__name__ == "BypassForwardHook"
-
-
-def _bypass_chain(forward):
-    """The hooks on one module: a second LoRA wraps the forward of the first."""
-    while _is_bypass(forward):
-        yield forward.__self__
-        forward = forward.__self__.original_forward
