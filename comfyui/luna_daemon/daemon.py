@@ -32,6 +32,7 @@ class Daemon:
     """One connection, and what was sent over it. `poll` is called while a request waits."""
 
     def __init__(self, url, token="", grace=30.0, say=print, poll=lambda: None):
+        self.token = token
         self.connection = Connection(url, token, grace, say, poll)
         self.memory = SlotMemory()
         # (total ms, engine ms, rows) of the latest steps.

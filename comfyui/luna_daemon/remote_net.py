@@ -63,7 +63,9 @@ class RemoteNet:
         self.warn(f"{what}. Going on locally; this loads the model into this process")
 
     def can_go_local(self, error):
-        return isinstance(error, Unsupported) or (isinstance(error, LunaError) and error.is_lost)
+        if isinstance(error, LunaError):
+            return error.is_lost or error.code == "LORA_UNSUPPORTED"
+        return isinstance(error, Unsupported)
 
     def translate(self, error):
         """The daemon's error as ComfyUI expects it."""
