@@ -1,20 +1,13 @@
 /** The composition root: files, engine, registry and server become a daemon, or one instance's own. */
-import { readFileSync } from "node:fs";
-import { homedir, tmpdir, totalmem } from "node:os";
-import { dirname, join, resolve } from "node:path";
-import { fileURLToPath } from "node:url";
+import { tmpdir, totalmem } from "node:os";
+import { join } from "node:path";
 import { openCheckpointFile } from "./checkpoint/index.ts";
 import { Connection, type Peer } from "./client/index.ts";
 import { type DeviceChoice, type Engine, startEngine } from "./engine/index.ts";
 import { type Config, type Logger, LunaError, SILENT_LOGGER } from "./kernel/index.ts";
+import { modelFoldersOf, uploadRoot } from "./model-paths.ts";
 import { createMemoryTransportPair } from "./protocol/index.ts";
-import {
-  type ExtraFolder,
-  type ModelFolders,
-  ModelRegistry,
-  modelFolders,
-  parseExtraModelPaths,
-} from "./registry/index.ts";
+import { ModelRegistry } from "./registry/index.ts";
 import {
   createDaemonCore,
   type DaemonCore,
@@ -24,33 +17,7 @@ import {
 import { VERSION } from "./version.ts";
 
 const MIB = 2 ** 20;
-/** The embedded model and its LoRAs, laid out as a models folder. */
-export const ASSETS = fileURLToPath(new URL("../assets/", import.meta.url));
 const DEVICES: readonly string[] = ["auto", "cpu", "cuda", "webgpu"];
-
-/** Models sent as tensors are kept here; a folder of its own keeps them out of ComfyUI's lists. */
-const uploadRoot = (): string => join(tmpdir(), "luna-uploads");
-
-function extraFolders(config: Config): ExtraFolder[] {
-  if (config.extraModelPaths === "") return [];
-  const path = resolve(config.extraModelPaths);
-  let text: string;
-  try {
-    text = readFileSync(path, "utf8");
-  } catch (cause) {
-    throw new LunaError("CONFIG_INVALID", `extra_model_paths ${path} cannot be read.`, { cause });
-  }
-  return parseExtraModelPaths(text, {
-    directory: dirname(path),
-    home: homedir(),
-    environment: config.environment,
-  });
-}
-
-/** The user's model folders first, the embedded model's last. */
-export function modelFoldersOf(config: Config): ModelFolders {
-  return modelFolders([...config.models, ASSETS, uploadRoot()], extraFolders(config));
-}
 
 /** Throws CONFIG_INVALID for a device there is none of. */
 export function deviceOf(config: Config): DeviceChoice {

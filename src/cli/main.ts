@@ -6,6 +6,10 @@ import { type Command, runCommand } from "./command.ts";
 const COMMANDS: Readonly<Record<string, [summary: string, load: () => Promise<Command>]>> = {
   serve: ["Start the daemon.", async () => (await import("./serve.ts")).serve],
   run: ["Run a workflow (API-format JSON).", async () => (await import("./run.ts")).run],
+  instance: [
+    "Answer ComfyUI's API, with the daemon's models.",
+    async () => (await import("./instance.ts")).instance,
+  ],
   demo: [
     "Four instances, one model: pictures and a table.",
     async () => (await import("./demo.ts")).demo,

@@ -1,5 +1,4 @@
-import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
-import { resolve, sep } from "node:path";
+import { mkdir, readFile, writeFile } from "node:fs/promises";
 import type { LunaClient } from "../client/index.ts";
 import { LunaError } from "../kernel/index.ts";
 import type {
@@ -14,9 +13,8 @@ import type {
 import type { ModelFiles } from "../registry/index.ts";
 import { type FloatTensor, parseSafetensors } from "../tensor/index.ts";
 import { type ClipTokenizer, type EncoderKind, selectEmbedding } from "../text/index.ts";
+import { type InstanceFolders, namesIn, pathBelow } from "./folders.ts";
 import type { ModelClients } from "./model-clients.ts";
-
-export type InstanceFolders = Readonly<{ input: string; output: string; temp: string }>;
 
 export type NodeServicesOptions = Readonly<{
   clients: ModelClients;
@@ -28,26 +26,6 @@ export type NodeServicesOptions = Readonly<{
   address: string;
   log: (line: string) => void;
 }>;
-
-/** A path below `root`, or PATH_REFUSED. */
-function pathBelow(root: string, ...parts: readonly string[]): string {
-  const base = resolve(root);
-  const path = resolve(base, ...parts.map((part) => part.replaceAll("\\", "/")));
-  if (path === base || path.startsWith(base + sep)) return path;
-  throw new LunaError("PATH_REFUSED", `"${parts.join("/")}" leads out of the folder ${base}.`);
-}
-
-async function namesIn(folder: string): Promise<string[]> {
-  try {
-    return (await readdir(folder, { withFileTypes: true }))
-      .filter((entry) => entry.isFile() || entry.isSymbolicLink())
-      .map((entry) => entry.name)
-      .sort();
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return [];
-    throw error;
-  }
-}
 
 /** What the nodes of an instance run on: model clients, this machine's folders, the tokenizer. */
 export class InstanceServices implements NodeServices {

@@ -4,6 +4,7 @@ export type {
   DaemonMode,
   DaemonStatus,
   FileKind,
+  LatentPreview,
   NodeContext,
   NodeServices,
   OpenedCheckpoint,
@@ -24,6 +25,8 @@ export {
 } from "./node-definition.ts";
 export { NODE_DEFINITIONS } from "./node-definitions.ts";
 export { encodePng, readPngText } from "./png.ts";
+export { pngChannel, withAlphaOf } from "./png-alpha.ts";
+export { toPixels } from "./upscale.ts";
 export type {
   Clip,
   Conditioning,

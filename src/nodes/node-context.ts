@@ -1,5 +1,5 @@
 /** What nodes need of the program they run in; the CLI and the instance server implement it. */
-import type { TextModel, UNetModel, VaeModel } from "../client/index.ts";
+import type { ModelInfo, TextModel, UNetModel, VaeModel } from "../client/index.ts";
 import type { FloatTensor } from "../tensor/index.ts";
 import type { ClipTokenizer, EncoderKind } from "../text/index.ts";
 import type { Location } from "./values.ts";
@@ -73,12 +73,10 @@ export interface NodeServices {
   now(): number;
 }
 
-export type Progress = Readonly<{
-  value: number;
-  max: number;
-  /** The sampler's estimate of the clean latent [b, 4, h, w], scaled as the UNet sees it. */
-  preview?: FloatTensor;
-}>;
+/** A sampler's estimate of the clean latent [b, 4, h, w], scaled as the UNet sees it. */
+export type LatentPreview = Readonly<{ latent: FloatTensor; info: ModelInfo }>;
+
+export type Progress = Readonly<{ value: number; max: number; preview?: LatentPreview }>;
 
 /** The services and what belongs to one run of one node. */
 export type NodeContext = NodeServices &

@@ -66,7 +66,7 @@ export async function runSampler(
     ...(concat && { concat }),
     latentScale: unet.info.latentScale,
     onStep: ({ step, total, denoised }) =>
-      context.progress({ value: step, max: total, preview: denoised }),
+      context.progress({ value: step, max: total, preview: { latent: denoised, info: unet.info } }),
     signal: context.signal,
   });
   reportLoras(model, context);

@@ -1,0 +1,116 @@
+/** What an instance has and can: nodes, models, the machine. */
+import { cpus, freemem, totalmem } from "node:os";
+import type { LunaClient } from "../../client/index.ts";
+import type { FileKind, NodeServices } from "../../nodes/index.ts";
+import type { Definitions } from "../../workflow/index.ts";
+import { describeNodes } from "../object-info.ts";
+import { FEATURES } from "../socket-hub.ts";
+import { jsonReply, type Reply, type Routes } from "./router.ts";
+
+export type InfoRoutesOptions = Readonly<{
+  definitions: Definitions;
+  services: NodeServices;
+  version: string;
+  /** Clients that are connected; their daemon's device is what system_stats shows. */
+  clients: () => Promise<readonly LunaClient[]>;
+}>;
+
+/** The version of ComfyUI whose API this is; clients compare it. */
+const COMFYUI_VERSION = "0.18.1";
+const KINDS: readonly FileKind[] = [
+  "checkpoints",
+  "diffusion_models",
+  "embeddings",
+  "loras",
+  "text_encoders",
+  "vae",
+  "vae_approx",
+];
+
+export function infoRoutes(options: InfoRoutesOptions): Routes {
+  const { definitions, services } = options;
+  return {
+    "GET /object_info": async () => jsonReply(await describeNodes(definitions.values(), services)),
+    "GET /object_info/:name": async ({ params }) => {
+      const found = definitions.get(params["name"] ?? "");
+      // An unknown class is an empty answer: clients probe for nodes and wait for one.
+      return jsonReply(await describeNodes(found === undefined ? [] : [found], services));
+    },
+    "GET /features": () => jsonReply(FEATURES),
+    "GET /system_stats": async () => jsonReply(await systemStats(options)),
+    "GET /embeddings": async () => {
+      const names = await services.listFiles("embeddings");
+      return jsonReply(names.map((name) => name.replace(/\.[^./]+$/, "")));
+    },
+    "GET /models": () => jsonReply(KINDS),
+    "GET /models/:folder": async ({ params }) => {
+      const kind = kindOf(params["folder"]);
+      return kind === undefined ? { status: 404 } : jsonReply(await services.listFiles(kind));
+    },
+    "GET /experiment/models": () => jsonReply(KINDS.map((name) => ({ name, folders: [] }))),
+    "GET /experiment/models/:folder": ({ params }) => modelFiles(params["folder"], services),
+    "GET /view_metadata/:folder": () => ({ status: 404 }),
+    "GET /extensions": () => jsonReply([]),
+    "GET /i18n": () => jsonReply({}),
+    "GET /workflow_templates": () => jsonReply({}),
+    "GET /global_subgraphs": () => jsonReply({}),
+    "GET /node_replacements": () => jsonReply({}),
+    "GET /internal/folder_paths": () => jsonReply(Object.fromEntries(KINDS.map((k) => [k, []]))),
+    "GET /internal/logs": () => jsonReply(""),
+    "GET /internal/logs/raw": () => jsonReply({ entries: [], size: { cols: 80, rows: 24 } }),
+    "PATCH /internal/logs/subscribe": () => ({}),
+  };
+}
+
+function kindOf(folder: string | undefined): FileKind | undefined {
+  return KINDS.find((kind) => kind === folder);
+}
+
+async function modelFiles(folder: string | undefined, services: NodeServices): Promise<Reply> {
+  const kind = kindOf(folder);
+  if (kind === undefined) return { status: 404 };
+  const names = await services.listFiles(kind);
+  // The files may be the daemon's, on another machine: their dates are not known here.
+  const facts = { pathIndex: 0, modified: 0, created: 0, size: 0 };
+  return jsonReply(names.map((name) => ({ name, ...facts })));
+}
+
+async function systemStats({ version, clients }: InfoRoutesOptions): Promise<unknown> {
+  return {
+    system: {
+      os: process.platform,
+      ram_total: totalmem(),
+      ram_free: freemem(),
+      comfyui_version: COMFYUI_VERSION,
+      required_frontend_version: "",
+      installed_templates_version: "",
+      required_templates_version: "",
+      python_version: `Node.js ${process.version}`,
+      pytorch_version: `luna-daemon ${version}`,
+      embedded_python: false,
+      argv: [],
+    },
+    devices: await devices(await clients()),
+  };
+}
+
+async function devices(clients: readonly LunaClient[]): Promise<unknown[]> {
+  const listed: unknown[] = [];
+  for (const client of clients) {
+    // A daemon that is just restarting must not make the page fail.
+    const status = await client.status().catch(() => undefined);
+    if (status === undefined) continue;
+    const { engine, models } = status;
+    const used = models.reduce((sum, { bytes }) => sum + bytes, 0);
+    const where = client.isDaemon ? "Luna daemon" : "this instance";
+    const memory = { vram_total: totalmem(), vram_free: Math.max(0, totalmem() - used) };
+    const torch = { torch_vram_total: engine.rssBytes, torch_vram_free: 0 };
+    const name = `${engine.device} ${engine.provider} (${where})`;
+    listed.push({ name, type: engine.device, index: listed.length, ...memory, ...torch });
+  }
+  if (listed.length > 0) return listed;
+  const memory = { vram_total: totalmem(), vram_free: freemem() };
+  const torch = { torch_vram_total: 0, torch_vram_free: 0 };
+  const name = `cpu ${cpus()[0]?.model ?? ""} (no daemon yet)`;
+  return [{ name, type: "cpu", index: 0, ...memory, ...torch }];
+}

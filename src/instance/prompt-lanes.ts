@@ -1,0 +1,101 @@
+/** Takes prompts from the queue and runs them, several at once where there are several lanes. */
+import type { JsonObject, WorkflowRunner } from "../workflow/index.ts";
+import { SILENCE_MS_MAX } from "./limits.ts";
+import type { PromptQueue, RunningPrompt } from "./prompt-queue.ts";
+import { type Previewer, RunMessages } from "./run-messages.ts";
+import type { SocketHub } from "./socket-hub.ts";
+
+export type LaneOptions = Readonly<{
+  queue: PromptQueue;
+  hub: SocketHub;
+  /** One a lane: a runner keeps the results of its latest prompt. */
+  runners: readonly WorkflowRunner[];
+  previewerFor: (prompt: RunningPrompt) => Previewer;
+  now: () => number;
+}>;
+
+export class PromptLanes {
+  readonly #options: LaneOptions;
+  readonly #idle: WorkflowRunner[];
+  readonly #busy = new Set<Promise<void>>();
+  #mustForget = false;
+
+  constructor(options: LaneOptions) {
+    this.#options = options;
+    this.#idle = [...options.runners];
+  }
+
+  /** Starts what waits, as far as there are idle lanes. */
+  wake(): void {
+    const { queue, now } = this.#options;
+    for (let runner = this.#idle.at(-1); runner !== undefined; runner = this.#idle.at(-1)) {
+      const prompt = queue.begin(now());
+      if (prompt === undefined) break;
+      this.#idle.pop();
+      this.tellRemaining();
+      const lane = runner;
+      const done = this.#run(prompt, lane).finally(() => {
+        this.#busy.delete(done);
+        this.#idle.push(lane);
+        this.#forget();
+        this.wake();
+      });
+      this.#busy.add(done);
+    }
+  }
+
+  /** Drops kept results as soon as nothing runs. */
+  forgetResults(): void {
+    this.#mustForget = true;
+    this.#forget();
+  }
+
+  tellRemaining(): void {
+    const { hub, queue } = this.#options;
+    hub.broadcast("status", { status: { exec_info: { queue_remaining: queue.remaining } } });
+  }
+
+  /** Stops everything and waits for it. */
+  async close(): Promise<void> {
+    this.#options.queue.clearPending();
+    this.#options.queue.interrupt();
+    await Promise.allSettled(this.#busy);
+  }
+
+  #forget(): void {
+    if (!this.#mustForget || this.#busy.size > 0) return;
+    this.#mustForget = false;
+    for (const runner of this.#options.runners) runner.clear();
+  }
+
+  async #run(prompt: RunningPrompt, runner: WorkflowRunner): Promise<void> {
+    const { queue, hub, now, previewerFor } = this.#options;
+    const messages = new RunMessages(prompt, { hub, previewer: previewerFor(prompt), now });
+    let isSilent = true;
+    const heartbeat = setInterval(() => {
+      if (isSilent) messages.tellState();
+      isSilent = true;
+    }, SILENCE_MS_MAX);
+    const outcome = await runner
+      .execute(prompt.validation, {
+        signal: prompt.abort.signal,
+        extraPngInfo: pngInfoOf(prompt),
+        onEvent: (event) => {
+          isSilent = false;
+          messages.tell(event);
+        },
+      })
+      .then(() => messages.succeeded())
+      .catch((error: unknown) => messages.failed(error))
+      .finally(() => clearInterval(heartbeat));
+    // In this order: clients look for the result as soon as they hear of the end.
+    queue.finish(prompt, outcome, now());
+    this.tellRemaining();
+    hub.send(prompt.clientId, "executing", { node: null, prompt_id: prompt.id });
+  }
+}
+
+function pngInfoOf({ extraData }: RunningPrompt): JsonObject {
+  const info = extraData.get("extra_pnginfo");
+  return info instanceof Map ? (info as JsonObject) : new Map();
+}
