@@ -13,8 +13,8 @@ export type IntInput = Common &
     max?: number | bigint;
     step?: number;
   }>;
-/** A seed: passed to the node as bigint, no digit lost. */
-export type SeedInput = Common & Readonly<{ type: "SEED" }>;
+/** A seed, or another integer of 64 bits: passed to the node as bigint, no digit lost. */
+export type SeedInput = Common & Readonly<{ type: "SEED"; min?: bigint; max?: bigint }>;
 export type FloatInput = Common &
   Readonly<{
     type: "FLOAT";
@@ -37,6 +37,8 @@ export type ComboInput = Common &
     isOpen?: boolean;
   }>;
 export type SocketInput = Common & Readonly<{ type: SocketType }>;
+/** A value of any type, linked or constant. */
+export type AnyInput = Common & Readonly<{ type: "*" }>;
 
 export type InputSpec =
   | IntInput
@@ -45,7 +47,8 @@ export type InputSpec =
   | StringInput
   | BooleanInput
   | ComboInput
-  | SocketInput;
+  | SocketInput
+  | AnyInput;
 
 export type InputSpecs = Readonly<Record<string, InputSpec>>;
 
@@ -59,7 +62,7 @@ type InputValue<Spec> = Spec extends { type: "INT" | "FLOAT" }
         ? boolean
         : Spec extends { type: infer Type extends SocketType }
           ? SocketValues[Type]
-          : never;
+          : unknown;
 
 export type NodeInputs<Specs extends InputSpecs> = {
   readonly [Name in keyof Specs as Specs[Name] extends { isOptional: true }
@@ -72,7 +75,7 @@ export type NodeInputs<Specs extends InputSpecs> = {
 };
 
 export type OutputSpec = Readonly<{
-  type: SocketType | "STRING" | "INT" | "FLOAT";
+  type: SocketType | "STRING" | "INT" | "FLOAT" | "BOOLEAN" | "*";
   /** As ComfyUI shows it; the type where it has no name of its own. */
   name: string;
   isList?: boolean;
@@ -90,10 +93,15 @@ export type NodeDefinition = Readonly<{
   inputs: InputSpecs;
   outputs: readonly OutputSpec[];
   isOutput: boolean;
-  /** Takes all items of linked lists at once instead of one run an item. */
+  /** Takes all items of each input as a list at once instead of one run an item. */
   isInputList: boolean;
   /** Says what a cached result depends on besides the inputs; another string, another run. */
   changeKey?: (inputs: Readonly<Record<string, unknown>>, context: NodeContext) => Promise<string>;
+  /**
+   * Names of linked inputs that these constants leave unused: what only feeds them does not run
+   * (ComfyUI's lazy inputs, decided before the run).
+   */
+  unusedInputs?: (constants: Readonly<Record<string, unknown>>) => readonly string[];
   /** Refuses inputs that look right: [input name, what is wrong with it]. */
   check?: (
     inputs: Readonly<Record<string, unknown>>,

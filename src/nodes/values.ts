@@ -1,13 +1,20 @@
 /** What travels along the links of a workflow. */
 import type { LoraRef, TextModel, UNetModel, VaeModel } from "../client/index.ts";
-import type { Area } from "../sampling/index.ts";
+import type { Area, ModelSampling, SamplerName } from "../sampling/index.ts";
 import type { FloatTensor } from "../tensor/index.ts";
 import type { SizeConditioning } from "../text/index.ts";
 
 /** Where a net computes: in the shared daemon, or in this instance's own engine. */
 export type Location = "daemon" | "local";
 
-export type Model = Readonly<{ unet: UNetModel; location: Location }>;
+export type Model = Readonly<{
+  unet: UNetModel;
+  location: Location;
+  /** What a node has set in place of the checkpoint's own training: ModelSamplingDiscrete. */
+  sampling?: ModelSampling;
+  /** Share of the rescaling of guided latents, 0..1: RescaleCFG. */
+  rescaleCfg?: number;
+}>;
 
 /** A text encoder (or SDXL's two) with its clip skip; `layer` counts from the end, -1 is the last. */
 export type Clip = Readonly<{ text: TextModel; location: Location; layer?: number }>;
@@ -51,6 +58,17 @@ export type Latent = Readonly<{
 
 export type LoraStack = readonly LoraRef[];
 
+/** Where a run's noise comes from. */
+export type Noise = Readonly<{ seed: bigint; isEmpty: boolean }>;
+
+/** A model with its prompts: the negative ones are left out where there is no guidance. */
+export type Guider = Readonly<{
+  model: Model;
+  positive: Conditioning;
+  negative: Conditioning;
+  cfg: number;
+}>;
+
 /** Types of links and the values they carry. */
 export type SocketValues = {
   MODEL: Model;
@@ -63,6 +81,11 @@ export type SocketValues = {
   /** [b, h, w], 0..1 */
   MASK: FloatTensor;
   LORA_STACK: LoraStack;
+  SAMPLER: SamplerName;
+  /** Noise levels, descending. */
+  SIGMAS: Float32Array;
+  NOISE: Noise;
+  GUIDER: Guider;
 };
 
 export type SocketType = keyof SocketValues;

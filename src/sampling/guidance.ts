@@ -10,6 +10,7 @@ import type { Prompt } from "./conditioning.ts";
 import { round } from "./float-math.ts";
 import { CONTEXT_REPEATS_MAX } from "./limits.ts";
 import { calculateDenoised, inputDivisor, type ModelSampling } from "./model-sampling.ts";
+import { combineRescaled } from "./rescale-cfg.ts";
 import { divided } from "./vector.ts";
 
 export type ForwardInput = Readonly<{
@@ -34,6 +35,7 @@ export type GuidanceOptions = Readonly<{
   positive: readonly Prompt[];
   negative: readonly Prompt[];
   cfg: number;
+  rescaleCfg?: number;
   signal?: AbortSignal;
 }>;
 
@@ -286,8 +288,8 @@ export function createGuidance(
   const { shape, cfg } = options;
   // Guidance of 1 is the positive output alone; the negative pass is left out.
   const isGuided = Math.abs(cfg - 1) > 1e-9 * Math.max(Math.abs(cfg), 1);
-  const sides: readonly Side[] = isGuided ? ["positive", "negative"] : ["positive"];
-  const all = sides.flatMap((side) => options[side].map((prompt): Job => ({ prompt, side })));
+  const used: readonly Side[] = isGuided ? ["positive", "negative"] : ["positive"];
+  const all = used.flatMap((side) => options[side].map((prompt): Job => ({ prompt, side })));
   let planned: Readonly<{ jobs: readonly Job[]; passes: Pass[] }> = { jobs: [], passes: [] };
   return async (x, sigma) => {
     const jobs = all.filter(({ prompt }) => applies(prompt, sigma));
@@ -309,6 +311,10 @@ export function createGuidance(
       }
     }
     const positive = average(parts.positive, shape);
-    return isGuided ? combine(positive, average(parts.negative, shape), cfg) : positive;
+    if (!isGuided) return positive;
+    const sides = { positive, negative: average(parts.negative, shape) };
+    const { rescaleCfg } = options;
+    if (rescaleCfg === undefined) return combine(positive, sides.negative, cfg);
+    return combineRescaled(sides, { x, sigma, rows: shape[0] ?? 1, cfg, share: rescaleCfg });
   };
 }

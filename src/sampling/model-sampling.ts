@@ -5,7 +5,8 @@
  */
 import { exp, log, round, sqrt, square } from "./float-math.ts";
 
-export type PredictionType = "eps" | "v" | "edm";
+/** x0: the net gives the denoised latent itself; lcm: eps with a consistency model's boundary. */
+export type PredictionType = "eps" | "v" | "edm" | "x0" | "lcm";
 
 export interface ModelSampling {
   readonly prediction: PredictionType;
@@ -24,12 +25,17 @@ export interface ModelSampling {
 }
 
 export type DiscreteOptions = Readonly<{
-  prediction: "eps" | "v";
+  prediction: "eps" | "v" | "x0" | "lcm";
   /** Rescales the schedule so that the last step is pure noise (Lin et al. 2023). */
   isZeroTerminalSnr?: boolean;
 }>;
 
 const TIMESTEPS = 1000;
+/** Steps that a latent consistency model was distilled for (arXiv 2310.04378). */
+const LCM_TIMESTEPS = 50;
+/** Sigma of data and scale of timesteps in a consistency model's boundary condition. */
+const LCM_SIGMA_DATA = 0.5;
+const LCM_TIMESTEP_SCALE = 10;
 const BETA_START = 0.00085;
 const BETA_END = 0.012;
 /** Stands for an infinite sigma in percent ranges, as ComfyUI has it. */
@@ -66,12 +72,15 @@ function rescaleZeroTerminalSnr(sigmas: Float64Array): Float64Array {
 /** Sampling of SD1, SD2 and SDXL: a thousand trained noise levels, eps- or v-prediction. */
 export function createDiscreteSampling(options: DiscreteOptions): ModelSampling {
   const trained = trainedSigmas();
-  const exact = options.isZeroTerminalSnr ? rescaleZeroTerminalSnr(trained) : trained;
+  const all = options.isZeroTerminalSnr ? rescaleZeroTerminalSnr(trained) : trained;
+  const stride = options.prediction === "lcm" ? TIMESTEPS / LCM_TIMESTEPS : 1;
+  const exact = all.filter((_, index) => index % stride === stride - 1);
   const sigmas = Float32Array.from(exact);
-  const logSigmas = Float32Array.from(exact, Math.log);
-  const last = TIMESTEPS - 1;
+  // A distilled schedule is cut out of the float32 table, so its logarithms start from there.
+  const logSigmas = Float32Array.from(stride === 1 ? exact : sigmas, Math.log);
+  const last = exact.length - 1;
   const sigmaOf = (timestep: number): number => {
-    const t = Math.min(Math.max(round(timestep), 0), last);
+    const t = Math.min(Math.max(round(round(timestep - (stride - 1)) / stride), 0), last);
     const low = logSigmas[Math.floor(t)] as number;
     const high = logSigmas[Math.ceil(t)] as number;
     const weight = t - Math.floor(t);
@@ -83,11 +92,11 @@ export function createDiscreteSampling(options: DiscreteOptions): ModelSampling 
     sigmas,
     sigmaMin: sigmas[0] as number,
     sigmaMax: sigmas[last] as number,
-    timestep: (sigma) => nearestIndex(logSigmas, log(sigma)),
+    timestep: (sigma) => nearestIndex(logSigmas, log(sigma)) * stride + (stride - 1),
     sigma: sigmaOf,
     percentToSigma: (percent) => {
       if (percent <= 0) return SIGMA_BEYOND;
-      return percent >= 1 ? 0 : sigmaOf((1 - percent) * last);
+      return percent >= 1 ? 0 : sigmaOf((1 - percent) * (TIMESTEPS - 1));
     },
   };
 }
@@ -151,7 +160,18 @@ export function calculateDenoised(
   sigma: number,
   { output, x }: Readonly<{ output: Float32Array; x: Float32Array }>,
 ): Float32Array {
+  if (model.prediction === "x0") return output;
   const denoised = new Float32Array(x.length);
+  if (model.prediction === "lcm") {
+    const time = round(model.timestep(sigma) * LCM_TIMESTEP_SCALE);
+    const total = round(square(time) + LCM_SIGMA_DATA ** 2);
+    const [skip, out] = [round(LCM_SIGMA_DATA ** 2 / total), round(time / sqrt(total))];
+    for (let index = 0; index < x.length; index++) {
+      const clean = round((x[index] as number) - round((output[index] as number) * sigma));
+      denoised[index] = round(out * clean) + round(skip * (x[index] as number));
+    }
+    return denoised;
+  }
   if (model.prediction === "eps") {
     for (let index = 0; index < x.length; index++) {
       denoised[index] = (x[index] as number) - round((output[index] as number) * sigma);

@@ -21,7 +21,8 @@ export type StepReport = Readonly<{
   x: FloatTensor;
 }>;
 
-export type SampleOptions = Readonly<{
+/** A run over given sigmas. */
+export type SigmaOptions = Readonly<{
   forward: Forward;
   modelSampling: ModelSampling;
   /** [b, c, h, w], unscaled as the VAE gives it; all zeros for a new picture. */
@@ -29,17 +30,15 @@ export type SampleOptions = Readonly<{
   /** As `latent`; by default prepareNoise(latent.shape, seed). */
   noise?: FloatTensor;
   seed: Seed;
-  steps: number;
+  /** Descending noise levels; none returns the latent. */
+  sigmas: Float32Array;
+  /** 1 is no guidance: `negative` is not looked at. */
   cfg: number;
+  /** Share of the rescaled guidance (Lin et al. 2023, section 3.4), 0 by default. */
+  rescaleCfg?: number;
   samplerName: SamplerName;
-  schedulerName: SchedulerName;
   positive: readonly Conditioning[];
   negative: readonly Conditioning[];
-  /** Share of the noise to begin from, 1 by default; 0 returns the latent. */
-  denoise?: number;
-  startStep?: number;
-  lastStep?: number;
-  forceFullDenoise?: boolean;
   /** Begins from the latent as it is, which an earlier run has left noisy. */
   disableNoise?: boolean;
   /** [h, w], [n, h, w] or [n, 1, h, w] of any size; 1 is repainted, 0 kept. */
@@ -52,7 +51,19 @@ export type SampleOptions = Readonly<{
   signal?: AbortSignal;
 }>;
 
-function initialNoise({ latent, noise, seed, disableNoise }: SampleOptions): Float32Array {
+/** A run as KSampler and KSamplerAdvanced describe it. */
+export type SampleOptions = Omit<SigmaOptions, "sigmas"> &
+  Readonly<{
+    steps: number;
+    schedulerName: SchedulerName;
+    /** Share of the noise to begin from, 1 by default; 0 returns the latent. */
+    denoise?: number;
+    startStep?: number;
+    lastStep?: number;
+    forceFullDenoise?: boolean;
+  }>;
+
+function initialNoise({ latent, noise, seed, disableNoise }: SigmaOptions): Float32Array {
   if (disableNoise) return new Float32Array(latent.data.length);
   const { data } = noise ?? prepareNoise(latent.shape, seed);
   if (data.length === latent.data.length) return data;
@@ -63,33 +74,39 @@ function initialNoise({ latent, noise, seed, disableNoise }: SampleOptions): Flo
 }
 
 function concatSource(
-  { concat, latentScale = 1 }: SampleOptions,
+  { concat, latentScale = 1 }: SigmaOptions,
   latent: FloatTensor,
   mask: FloatTensor | undefined,
 ): ConcatSource | undefined {
   return concat && { type: concat, latent, ...(mask && { mask }), latentScale };
 }
 
+/** Samples a latent [b, c, h, w] as ComfyUI's KSampler does; see `sampleSigmas`. */
+export async function sample(options: SampleOptions): Promise<FloatTensor> {
+  const { startStep, lastStep, denoise } = options;
+  const sigmas = planSigmas(options.modelSampling, options.schedulerName, {
+    steps: options.steps,
+    ...(denoise !== undefined && { denoise }),
+    ...(startStep !== undefined && { startStep }),
+    ...(lastStep !== undefined && { lastStep }),
+    isFullDenoiseForced: options.forceFullDenoise === true,
+    isPenultimateDiscarded: samplerOf(options.samplerName).isPenultimateDiscarded === true,
+  });
+  return sampleSigmas({ ...options, sigmas });
+}
+
 /**
- * Samples a latent [b, c, h, w] as ComfyUI's KSampler does; the result is unscaled again. Throws
+ * Samples a latent [b, c, h, w] down the given sigmas; the result is unscaled again. Throws
  * REQUEST_INVALID for inputs that do not fit, CANCELLED when the signal aborts, and whatever
  * `forward` throws.
  */
-export async function sample(options: SampleOptions): Promise<FloatTensor> {
-  const { modelSampling: model, seed, latentScale = 1 } = options;
+export async function sampleSigmas(options: SigmaOptions): Promise<FloatTensor> {
+  const { modelSampling: model, seed, sigmas, latentScale = 1 } = options;
   const { shape } = floatTensor(options.latent.shape, options.latent.data);
   if (shape.length !== 4) {
     throw new LunaError("REQUEST_INVALID", `A latent is [${shape.join(", ")}]: it needs 4 axes.`);
   }
   const sampler = samplerOf(options.samplerName);
-  const sigmas = planSigmas(model, options.schedulerName, {
-    steps: options.steps,
-    ...(options.denoise !== undefined && { denoise: options.denoise }),
-    ...(options.startStep !== undefined && { startStep: options.startStep }),
-    ...(options.lastStep !== undefined && { lastStep: options.lastStep }),
-    isFullDenoiseForced: options.forceFullDenoise === true,
-    isPenultimateDiscarded: sampler.isPenultimateDiscarded === true,
-  });
   const [sigmaFirst] = sigmas;
   if (sigmaFirst === undefined) return options.latent;
 
@@ -98,13 +115,14 @@ export async function sample(options: SampleOptions): Promise<FloatTensor> {
   const mask = options.noiseMask && noiseMaskOf(options.noiseMask, shape);
   const concat = concatSource(options, latent, mask);
   const prompts = prepareConditioning(options, { model, shape, ...(concat && { concat }) });
-  const { forward, cfg, signal } = options;
+  const { forward, cfg, rescaleCfg, signal } = options;
   const guided = createGuidance({
     forward,
     model,
     shape,
     ...prompts,
     cfg,
+    ...(rescaleCfg !== undefined && { rescaleCfg }),
     ...(signal && { signal }),
   });
   const kept = (): Float32Array =>

@@ -4,9 +4,10 @@
  */
 import { LunaError } from "../kernel/index.ts";
 import { betaQuantile } from "./beta-quantile.ts";
-import { exp, linspace, round, roundHalfEven } from "./float-math.ts";
+import { linspace, round, roundHalfEven } from "./float-math.ts";
 import { SCHEDULE_STEPS_MAX, STEPS_MAX } from "./limits.ts";
 import type { ModelSampling } from "./model-sampling.ts";
+import { exponentialSigmas, karrasSigmas, type SigmaRange } from "./sigma-ranges.ts";
 
 type Schedule = (model: ModelSampling, steps: number) => Iterable<number>;
 
@@ -21,21 +22,6 @@ function uniformTimesteps(model: ModelSampling, steps: number, isEndIncluded: bo
   const end = model.timestep(model.sigmaMin);
   const timesteps = linspace(start, end, isEndIncluded ? steps : steps + 1).subarray(0, steps);
   return [...Array.from(timesteps, (timestep) => model.sigma(timestep)), 0];
-}
-
-function karras(model: ModelSampling, steps: number): number[] {
-  const inverseMin = model.sigmaMin ** (1 / KARRAS_RHO);
-  const inverseMax = model.sigmaMax ** (1 / KARRAS_RHO);
-  const slope = round(inverseMin - inverseMax);
-  const sigmas = Array.from(linspace(0, 1, steps), (ramp) =>
-    round(round(round(inverseMax) + round(ramp * slope)) ** KARRAS_RHO),
-  );
-  return [...sigmas, 0];
-}
-
-function exponential(model: ModelSampling, steps: number): number[] {
-  const logs = linspace(Math.log(model.sigmaMax), Math.log(model.sigmaMin), steps);
-  return [...Array.from(logs, exp), 0];
 }
 
 /** Every (1000 / steps)-th sigma of the table, from the highest down. */
@@ -58,18 +44,27 @@ function ddimUniform(model: ModelSampling, steps: number): number[] {
   return picked.reverse();
 }
 
+function rangeOf({ sigmaMin, sigmaMax }: ModelSampling, steps: number): SigmaRange {
+  return { steps, sigmaMin, sigmaMax };
+}
+
 /** Table indices at the quantiles of a beta distribution; equal neighbours merge. */
-function beta(model: ModelSampling, steps: number): number[] {
+export function betaSigmas(
+  model: ModelSampling,
+  steps: number,
+  { alpha, beta }: Readonly<{ alpha: number; beta: number }>,
+): Float32Array {
+  checkSteps(steps, SCHEDULE_STEPS_MAX);
   const last = model.sigmas.length - 1;
   const picked: number[] = [];
   let previous = -1;
   for (let index = 0; index < steps; index++) {
-    const quantile = betaQuantile(1 - index / steps, BETA_SHAPE, BETA_SHAPE);
+    const quantile = betaQuantile(1 - index / steps, alpha, beta);
     const timestep = roundHalfEven(quantile * last);
     if (timestep !== previous) picked.push(model.sigmas[timestep] as number);
     previous = timestep;
   }
-  return [...picked, 0];
+  return Float32Array.from([...picked, 0]);
 }
 
 /** Evenly spaced arc tangents of sigma (Sabour et al. 2024). */
@@ -86,12 +81,12 @@ function klOptimal(model: ModelSampling, steps: number): number[] {
 
 const SCHEDULES = {
   normal: (model, steps) => uniformTimesteps(model, steps, true),
-  karras,
-  exponential,
+  karras: (model, steps) => karrasSigmas({ ...rangeOf(model, steps), rho: KARRAS_RHO }),
+  exponential: (model, steps) => exponentialSigmas(rangeOf(model, steps)),
   sgm_uniform: (model, steps) => uniformTimesteps(model, steps, false),
   simple,
   ddim_uniform: ddimUniform,
-  beta,
+  beta: (model, steps) => betaSigmas(model, steps, { alpha: BETA_SHAPE, beta: BETA_SHAPE }),
   kl_optimal: klOptimal,
 } as const satisfies Record<string, Schedule>;
 

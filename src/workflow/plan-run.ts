@@ -5,7 +5,7 @@
  */
 import { createHash, randomUUID } from "node:crypto";
 import type { NodeContext, NodeDefinition } from "../nodes/index.ts";
-import { toPythonJson } from "./json.ts";
+import { type JsonObject, toPythonJson } from "./json.ts";
 import { linkedNodes, type Prompt, type PromptNode, readLink } from "./prompt.ts";
 import type { Definitions } from "./validate-prompt.ts";
 
@@ -36,8 +36,9 @@ export type PlanOptions = Readonly<{
 export async function planRun(prompt: Prompt, options: PlanOptions): Promise<Plan> {
   const keyOf = new Map<string, string>();
   const tasks = new Map<string, Task>();
-  for (const id of inOrder(prompt, options.outputs)) {
-    const node = nodeOf(prompt, id);
+  const nodeOf = (id: string) => usedNode(prompt, id, options.definitions);
+  for (const id of inOrder(options.outputs, nodeOf)) {
+    const node = nodeOf(id);
     const key = await resultKey(id, { node, keyOf, options });
     keyOf.set(id, key);
     const twin = tasks.get(key);
@@ -48,19 +49,30 @@ export async function planRun(prompt: Prompt, options: PlanOptions): Promise<Pla
   return { tasks, keyOf };
 }
 
-function nodeOf(prompt: Prompt, id: string): PromptNode {
+/** Inputs without those that the node's own constants leave unused. */
+export function usedInputs({ inputs }: PromptNode, definition?: NodeDefinition): JsonObject {
+  if (definition?.unusedInputs === undefined) return inputs;
+  const unused = definition.unusedInputs(constantsOf(inputs));
+  return new Map([...inputs].filter(([name]) => !unused.includes(name)));
+}
+
+function constantsOf(inputs: JsonObject): Record<string, unknown> {
+  return Object.fromEntries([...inputs].filter(([, value]) => readLink(value) === undefined));
+}
+
+function usedNode(prompt: Prompt, id: string, definitions: Definitions): PromptNode {
   const node = prompt.get(id);
   if (node === undefined) throw new Error(`A checked prompt links to node ${id}, which it lacks.`);
-  return node;
+  return { ...node, inputs: usedInputs(node, definitions.get(node.classType ?? "")) };
 }
 
 /** Ancestors of the outputs, sources first, without recursion: chains may be long. */
-function inOrder(prompt: Prompt, outputs: readonly string[]): string[] {
+function inOrder(outputs: readonly string[], nodeOf: (id: string) => PromptNode): string[] {
   const ordered = new Set<string>();
   const stack = [...outputs].reverse();
   while (stack.length > 0) {
     const id = stack.at(-1) ?? "";
-    const missing = linkedNodes(nodeOf(prompt, id)).filter((source) => !ordered.has(source));
+    const missing = linkedNodes(nodeOf(id)).filter((source) => !ordered.has(source));
     if (missing.length > 0 && !ordered.has(id)) stack.push(...missing.reverse());
     else {
       ordered.add(id);
@@ -84,8 +96,7 @@ async function resultKey(
     const text = link === undefined ? toPythonJson(value) : `@${keyOf.get(link.node)}.${link.slot}`;
     return `${JSON.stringify(name)}: ${text}`;
   });
-  const constants = [...node.inputs].filter(([, value]) => readLink(value) === undefined);
-  const change = await changeOf(definition, Object.fromEntries(constants), options.contextOf(id));
+  const change = await changeOf(definition, constantsOf(node.inputs), options.contextOf(id));
   const hash = createHash("sha256");
   for (const part of [node.classType ?? "", change, ...inputs.sort()]) hash.update(`${part}\n`);
   return hash.digest("hex");

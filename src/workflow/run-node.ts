@@ -4,8 +4,8 @@
  */
 import { LunaError } from "../kernel/index.ts";
 import type { NodeContext, NodeDefinition, NodeResult, NodeUi } from "../nodes/index.ts";
-import type { Json } from "./json.ts";
 import { LIST_RUNS_MAX } from "./limits.ts";
+import { usedInputs } from "./plan-run.ts";
 import { type PromptNode, readLink } from "./prompt.ts";
 
 /** A node's outputs as lists, and what clients are shown. */
@@ -20,12 +20,16 @@ export async function runNode(
   { outputsOf, context }: { outputsOf: OutputsOf; context: NodeContext },
 ): Promise<TaskResult> {
   const lists = new Map<string, readonly unknown[]>();
-  for (const [name, spec] of Object.entries(definition.inputs)) {
-    const value = node.inputs.get(name);
+  const inputs = usedInputs(node, definition);
+  for (const [name, { type }] of Object.entries(definition.inputs)) {
+    const value = inputs.get(name);
     if (value === undefined) continue;
     const link = readLink(value);
-    if (link === undefined) lists.set(name, [toNodeValue(value, spec.type)]);
-    else lists.set(name, requireValues(name, outputsOf(link.node).outputs[link.slot] ?? []));
+    const values = link === undefined ? [value] : (outputsOf(link.node).outputs[link.slot] ?? []);
+    lists.set(
+      name,
+      requireValues(name, values).map((item) => toNodeValue(item, type)),
+    );
   }
   if (definition.isInputList) {
     return gather([await definition.run(Object.fromEntries(lists), context)], definition);
@@ -49,8 +53,10 @@ function requireValues(name: string, values: readonly unknown[]): readonly unkno
 }
 
 /** Integers reach nodes as numbers, except seeds, which may need all 64 bits. */
-function toNodeValue(value: Json, type: string): unknown {
-  return typeof value === "bigint" && type !== "SEED" ? Number(value) : value;
+function toNodeValue(value: unknown, type: string): unknown {
+  if (type === "SEED" && typeof value === "number") return BigInt(Math.trunc(value));
+  const isNumber = type === "INT" || type === "FLOAT";
+  return isNumber && typeof value === "bigint" ? Number(value) : value;
 }
 
 function countRuns(lists: ReadonlyMap<string, readonly unknown[]>): number {

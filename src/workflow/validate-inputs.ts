@@ -63,6 +63,7 @@ export async function checkConstant(
   const config = await describeInput(spec, services);
   const type = scalarType(spec);
   if (type !== undefined) return checkScalar({ name, type, config }, raw);
+  if (spec.type === "*") return { value: raw };
   if (spec.type !== "COMBO") return { error: badLink(name, config, raw) };
   if (spec.isOpen === true || config[0].includes(pythonText(raw))) return { value: raw };
   const choices = [...config[0]];

@@ -214,7 +214,7 @@ class PromptValidator {
       return { isValid: false, errors: [badLink(name, config, [...value])] };
     }
     const received = this.#receivedType(source, slot);
-    if (received !== config[0]) {
+    if (!canLink(received, config[0])) {
       const error = typeMismatch(name, config, { received, link: [...value] });
       return { isValid: false, errors: [error] };
     }
@@ -266,6 +266,14 @@ class PromptValidator {
     if (found === undefined) throw new PythonError("IndexError", "tuple index out of range");
     return found.type;
   }
+}
+
+/** ComfyUI's rule: equal, anything, or unions ("IMAGE,MASK") that share a type. */
+function canLink(received: string, wanted: string | readonly string[]): boolean {
+  if (typeof wanted !== "string") return received === "*";
+  if (received === wanted || received === "*" || wanted === "*") return true;
+  const accepted = wanted.split(",");
+  return received.split(",").every((type) => accepted.includes(type));
 }
 
 function listProblems(nodeErrors: NodeErrors): string[] {
