@@ -3,19 +3,23 @@ import type { ModelInfo } from "../client/index.ts";
 import { LunaError } from "../kernel/index.ts";
 import {
   createDiscreteSampling,
+  type ForwardInput,
   isSamplerName,
   isSchedulerName,
   type ModelSampling,
   prepareNoise,
   type SampleOptions,
   type Conditioning as SamplerConditioning,
+  type SamplerName,
+  type StepReport,
   sample,
+  sampleSigmas,
 } from "../sampling/index.ts";
 import type { FloatTensor } from "../tensor/index.ts";
 import { refinerVector, sdxlVector } from "../text/index.ts";
 import { decimal, shortName } from "./apply-lora.ts";
 import type { NodeContext } from "./node-context.ts";
-import type { Conditioning, ConditioningPart, Latent, Model } from "./values.ts";
+import type { Conditioning, ConditioningPart, Guider, Latent, Model, Noise } from "./values.ts";
 
 export type SamplerInputs = Readonly<{
   model: Model;
@@ -41,36 +45,91 @@ export async function runSampler(
   context: NodeContext,
 ): Promise<Latent> {
   const { model, seed, latent_image: latent, sampler_name, scheduler } = inputs;
-  const { unet } = model;
   if (!isSamplerName(sampler_name) || !isSchedulerName(scheduler)) {
     throw new LunaError("REQUEST_INVALID", `No sampler ${sampler_name} with ${scheduler}.`);
   }
+  const samples = await sample({
+    ...preparedRun(inputs, latent, context),
+    ...(latent.batchIndex && {
+      noise: prepareNoise(latent.samples.shape, seed, latent.batchIndex),
+    }),
+    seed,
+    steps: inputs.steps,
+    samplerName: sampler_name,
+    schedulerName: scheduler,
+    ...range,
+  });
+  reportLoras(model, context);
+  return { ...latent, samples };
+}
+
+export type CustomRun = Readonly<{
+  guider: Guider;
+  noise: Noise;
+  samplerName: SamplerName;
+  sigmas: Float32Array;
+  latent: Latent;
+}>;
+
+/** Samples down given sigmas; `denoised` is the last step's own estimate of the clean latent. */
+export async function runCustomSampler(
+  { guider, noise, samplerName, sigmas, latent }: CustomRun,
+  context: NodeContext,
+): Promise<Readonly<{ result: Latent; denoised: Latent }>> {
+  const { shape } = latent.samples;
+  const { latentScale } = guider.model.unet.info;
+  const run = preparedRun(guider, latent, context);
+  let estimate: FloatTensor | undefined;
+  const samples = await sampleSigmas({
+    ...run,
+    ...(!noise.isEmpty && { noise: prepareNoise(shape, noise.seed, latent.batchIndex) }),
+    disableNoise: noise.isEmpty,
+    seed: noise.seed,
+    sigmas,
+    samplerName,
+    onStep: (report) => {
+      estimate = report.denoised;
+      run.onStep(report);
+    },
+  });
+  reportLoras(guider.model, context);
+  const result = { ...latent, samples };
+  if (estimate === undefined) return { result, denoised: result };
+  const data = estimate.data.map((value) => value / latentScale);
+  return { result, denoised: { ...latent, samples: { shape, data } } };
+}
+
+/** What a run takes from its model, prompts and latent. */
+function preparedRun(
+  { model, positive, negative, cfg }: Guider,
+  latent: Latent,
+  context: NodeContext,
+) {
+  const { unet } = model;
   const { shape } = latent.samples;
   const prepared = (conditioning: Conditioning, isNegative: boolean) =>
     conditioning.map((part) => toSampler(part, { info: unet.info, shape, isNegative }));
   const concat = concatKind(unet.info);
-  const samples = await sample({
-    forward: (input, signal) => unet.forward(input, signal === undefined ? {} : { signal }),
-    modelSampling: samplingOf(unet.info),
+  return {
+    forward: (input: ForwardInput, signal?: AbortSignal) =>
+      unet.forward(input, signal === undefined ? {} : { signal }),
+    modelSampling: samplingOf(model),
     latent: latent.samples,
-    ...(latent.batchIndex && { noise: prepareNoise(shape, seed, latent.batchIndex) }),
-    seed,
-    steps: inputs.steps,
-    cfg: inputs.cfg,
-    samplerName: sampler_name,
-    schedulerName: scheduler,
-    positive: prepared(inputs.positive, false),
-    negative: prepared(inputs.negative, true),
-    ...range,
+    cfg,
+    positive: prepared(positive, false),
+    negative: prepared(negative, true),
+    ...(model.rescaleCfg !== undefined && { rescaleCfg: model.rescaleCfg }),
     ...(latent.noiseMask && { noiseMask: latent.noiseMask }),
     ...(concat && { concat }),
     latentScale: unet.info.latentScale,
-    onStep: ({ step, total, denoised }) =>
-      context.progress({ value: step, max: total, preview: { latent: denoised, info: unet.info } }),
+    onStep: ({ step, total, denoised }: StepReport) =>
+      context.progress({
+        value: step,
+        max: total,
+        preview: { latent: denoised, info: unet.info },
+      }),
     signal: context.signal,
-  });
-  reportLoras(model, context);
-  return { ...latent, samples };
+  };
 }
 
 /** The base is never written: LoRAs were inputs of each step. */
@@ -83,7 +142,10 @@ function reportLoras({ unet, location }: Model, context: NodeContext): void {
   context.log(`${prefix} Base weights were not touched (LoRAs are inputs of each step)`);
 }
 
-function samplingOf({ prediction, isZeroTerminalSnr, id }: ModelInfo): ModelSampling {
+/** The noise levels and timesteps a model was trained on, unless a node says otherwise. */
+export function samplingOf({ sampling, unet }: Model): ModelSampling {
+  if (sampling !== undefined) return sampling;
+  const { prediction, isZeroTerminalSnr, id } = unet.info;
   if (prediction === "edm") {
     throw new LunaError(
       "CHECKPOINT_UNSUPPORTED",
