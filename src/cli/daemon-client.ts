@@ -9,7 +9,7 @@ export function daemonUrl(config: Config): string {
 /** How a client of this program names itself and finds the daemon. */
 export function clientOptions(config: Config, name: string) {
   return {
-    client: { name, version: VERSION },
+    client: { name, version: VERSION, pid: process.pid },
     url: daemonUrl(config),
     ...(config.token === "" ? {} : { token: config.token }),
   };

@@ -203,6 +203,7 @@ export class Connection implements Peer {
   #onMessage(message: DaemonMessage, tensors: ReadonlyMap<string, Tensor>): void {
     switch (message.type) {
       case "welcome":
+      case "event":
         return;
       case "result":
         // A request cancelled here may still be answered.

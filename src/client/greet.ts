@@ -12,7 +12,7 @@ import { CONNECT_MS_MAX } from "./limits.ts";
 
 export type Greeting = Readonly<{
   /** Shown in the daemon's list of sessions. */
-  client: Readonly<{ name: string; version: string }>;
+  client: Readonly<{ name: string; version: string; pid?: number }>;
   token?: string;
 }>;
 

@@ -12,9 +12,12 @@ export interface Transport {
   /** Called once, for a close from either side. */
   onClose(listener: (reason: string) => void): void;
   close(reason: string): void;
+  /** Bytes that were sent and still wait in this process for a peer that reads slowly. */
+  readonly bufferedBytes: number;
 }
 
 class MemoryTransport implements Transport {
+  readonly bufferedBytes = 0;
   #peer: MemoryTransport | undefined;
   #listener: ((bytes: Uint8Array) => void) | undefined;
   #closeListener: ((reason: string) => void) | undefined;

@@ -21,6 +21,9 @@ export function createWebSocketTransport(socket: WebSocket, bufferedBytesMax: nu
   // A protocol violation also closes the socket; without a listener it would end the process.
   socket.on("error", () => undefined);
   return {
+    get bufferedBytes() {
+      return socket.bufferedAmount;
+    },
     send(parts) {
       if (socket.readyState !== socket.OPEN) return;
       if (socket.bufferedAmount > bufferedBytesMax) return socket.terminate();
