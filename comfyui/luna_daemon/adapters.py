@@ -174,4 +174,7 @@ def _digest_of(entries):
 
 
 def _mark(each):
-    return (id(each), each._version) if isinstance(each, torch.Tensor) else each
+    if not isinstance(each, torch.Tensor):
+        return each
+    # Tensors made in inference mode count no versions; nobody writes into a LoRA's.
+    return id(each), 0 if each.is_inference() else each._version

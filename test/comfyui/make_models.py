@@ -1,0 +1,260 @@
+"""
+Writes the models of the ComfyUI tests: random weights in the layouts that ComfyUI accepts, as narrow
+as its detection allows (SD1.5 means 320 channels and a context of 768; levels and blocks are free).
+Usage: make_models.py FOLDER narrow|full   (needs COMFYUI_PATH)
+"""
+
+import os
+import sys
+
+sys.path.insert(0, os.environ["COMFYUI_PATH"])
+ARGUMENTS, sys.argv = sys.argv[1:], ["make_models", "--cpu"]
+
+import comfy.options  # noqa: E402
+
+comfy.options.enable_args_parsing()
+
+import comfy.cldm.cldm  # noqa: E402
+import comfy.lora  # noqa: E402
+import comfy.model_base  # noqa: E402
+import comfy.model_detection  # noqa: E402
+import comfy.ops  # noqa: E402
+import comfy.sd1_clip  # noqa: E402
+import comfy.sdxl_clip  # noqa: E402
+import comfy.t2i_adapter.adapter  # noqa: E402
+import torch  # noqa: E402
+from comfy.ldm.models.autoencoder import AutoencoderKL  # noqa: E402
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
+
+torch.set_num_threads(1)
+META = torch.device("meta")
+COMMON = {
+    "image_size": 32, "out_channels": 4, "use_spatial_transformer": True, "legacy": False,
+    "dtype": torch.float32,
+}  # fmt: skip
+SD1 = {
+    **COMMON, "in_channels": 4, "model_channels": 320, "num_res_blocks": [2, 2, 2, 2],
+    "channel_mult": [1, 2, 4, 4], "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+    "transformer_depth_middle": 1, "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
+    "use_linear_in_transformer": False, "context_dim": 768, "num_heads": 8,
+}  # fmt: skip
+# Residual blocks and attention at the first of two levels, both 320 wide: 37 M weights.
+NARROW_SD1 = {
+    **SD1, "num_res_blocks": [2, 1], "channel_mult": [1, 1], "transformer_depth": [1, 0, 0],
+    "transformer_depth_output": [0, 0, 0, 1, 0],
+}  # fmt: skip
+# What ComfyUI takes for KOALA 700M, the family's smallest: depths 0, 2 and 5, here all 320 wide.
+NARROW_SDXL = {
+    **COMMON, "in_channels": 4, "model_channels": 320, "num_res_blocks": [1, 1, 1],
+    "channel_mult": [1, 1, 1], "transformer_depth": [0, 2, 5], "transformer_depth_middle": -2,
+    "transformer_depth_output": [0, 0, 0, 0, 0, 1], "use_linear_in_transformer": True,
+    "context_dim": 2048, "num_head_channels": 64, "adm_in_channels": 2816,
+    "num_classes": "sequential",
+}  # fmt: skip
+NARROW_REFINER = {
+    **NARROW_SDXL, "model_channels": 384, "num_res_blocks": [2, 2, 2, 2],
+    "channel_mult": [1, 1, 1, 1], "transformer_depth": [0, 0, 4, 4, 4, 4, 0, 0],
+    "transformer_depth_middle": -1, "transformer_depth_output": [0] * 12, "context_dim": 1280,
+    "adm_in_channels": 2560,
+}  # fmt: skip
+SDXL = {
+    **NARROW_SDXL, "num_res_blocks": [2, 2, 2], "channel_mult": [1, 2, 4],
+    "transformer_depth": [0, 0, 2, 2, 10, 10], "transformer_depth_middle": 10,
+    "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
+}  # fmt: skip
+VAE = {
+    "double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 128,
+    "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_resolutions": [], "dropout": 0.0,
+}  # fmt: skip
+
+
+def unet_shapes(config):
+    net = UNetModel(**_copy(config), device=META, operations=comfy.ops.disable_weight_init)
+    return {name: tuple(each.shape) for name, each in net.state_dict().items()}
+
+
+def _copy(config):
+    """The constructor pops from its lists."""
+    return {name: list(each) if isinstance(each, list) else each for name, each in config.items()}
+
+
+def random_weights(shapes, seed, dtype=torch.float32):
+    """Weights that keep activations near one: variance 1 / inputs, norms near one."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = {}
+    for name, shape in shapes.items():
+        each = torch.randn(shape, generator=generator)
+        if len(shape) > 1:
+            inputs = each[0].numel()
+            each *= (0.5 if "embedding" in name else inputs**-0.5) if inputs else 1.0
+        elif name.endswith("weight"):
+            each = 1.0 + 0.1 * each
+        else:
+            each *= 0.05
+        weights[name] = each.to(dtype)
+    return weights
+
+
+def prefixed(prefix, weights):
+    return {prefix + name: each for name, each in weights.items()}
+
+
+def clip_l(seed, dtype=torch.float16):
+    model = comfy.sd1_clip.SDClipModel(device="meta", dtype=torch.float32)
+    shapes = {
+        name.removeprefix("transformer."): tuple(each.shape)
+        for name, each in model.state_dict().items()
+        if name.startswith("transformer.") and "text_projection" not in name
+    }
+    return random_weights(shapes, seed, dtype)
+
+
+def vae(seed, dtype=torch.float16):
+    with META:
+        shapes = {n: tuple(t.shape) for n, t in AutoencoderKL(ddconfig=VAE, embed_dim=4).state_dict().items()}
+    return random_weights(shapes, seed, dtype)
+
+
+def control_net(config, seed):
+    kept = {name: each for name, each in _copy(config).items() if name != "out_channels"}
+    net = comfy.cldm.cldm.ControlNet(
+        **kept, hint_channels=3, device=META, operations=comfy.ops.disable_weight_init
+    )
+    weights = random_weights({n: tuple(t.shape) for n, t in net.state_dict().items()}, seed)
+    return {n: t * 0.3 if "zero_convs" in n or "middle_block_out" in n else t for n, t in weights.items()}
+
+
+def adapter_light(seed):
+    net = comfy.t2i_adapter.adapter.Adapter_light(cin=192, channels=[320, 640, 1280, 1280], nums_rb=4)
+    return random_weights({n: tuple(t.shape) for n, t in net.state_dict().items()}, seed)
+
+
+class Loras:
+    """Adapter files in kohya's names for a UNet's layers."""
+
+    def __init__(self, config, seed=100):
+        weights = {n: torch.empty(s, device=META) for n, s in unet_shapes(config).items()}
+        found = comfy.model_detection.model_config_from_unet(weights, "")
+        found.set_inference_dtype(torch.float32, None)
+        model = found.get_model(weights, "", device=META)
+        shapes = {n: tuple(t.shape) for n, t in model.state_dict().items()}
+        keys = comfy.lora.model_lora_keys_unet(model, {})
+        self.layers = {
+            name: shapes[key]
+            for name, key in keys.items()
+            if name.startswith("lora_unet_") and key in shapes and len(shapes[key]) > 1
+        }
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def _random(self, *shape, scale=0.1):
+        return torch.randn(*shape, generator=self._generator) * scale
+
+    def _linear(self, only):
+        return {n: s for n, s in self.layers.items() if only in n and len(s) == 2}
+
+    def lora(self, rank=4, alpha=2.0, only=""):
+        tensors = {}
+        for name, shape in self.layers.items():
+            if only not in name:
+                continue
+            tail = (1,) * (len(shape) - 2)
+            tensors[f"{name}.lora_up.weight"] = self._random(shape[0], rank, *tail)
+            tensors[f"{name}.lora_down.weight"] = self._random(rank, *shape[1:])
+            tensors[f"{name}.alpha"] = torch.tensor(alpha)
+        return tensors
+
+    def tucker(self, rank=4):
+        tensors = {}
+        for name, shape in self.layers.items():
+            if len(shape) == 4 and shape[2] == 3:
+                tensors[f"{name}.lora_up.weight"] = self._random(shape[0], rank, 1, 1)
+                tensors[f"{name}.lora_mid.weight"] = self._random(rank, rank, 3, 3)
+                tensors[f"{name}.lora_down.weight"] = self._random(rank, shape[1], 1, 1)
+                tensors[f"{name}.alpha"] = torch.tensor(2.0)
+        return tensors
+
+    def loha(self, rank=3):
+        tensors = {}
+        for name, shape in self.layers.items():
+            columns = torch.Size(shape[1:]).numel()
+            for side in "12":
+                tensors[f"{name}.hada_w{side}_a"] = self._random(shape[0], rank, scale=0.3)
+                tensors[f"{name}.hada_w{side}_b"] = self._random(rank, columns, scale=0.3)
+            tensors[f"{name}.alpha"] = torch.tensor(1.0)
+        return tensors
+
+    def lokr(self, rank=2, factor=4):
+        tensors = {}
+        for name, shape in self._linear("").items():
+            rows, columns = shape[0] // factor, shape[1] // factor
+            tensors[f"{name}.lokr_w1"] = self._random(factor, factor, scale=0.3)
+            tensors[f"{name}.lokr_w2_a"] = self._random(rows, rank, scale=0.3)
+            tensors[f"{name}.lokr_w2_b"] = self._random(rank, columns, scale=0.3)
+            tensors[f"{name}.alpha"] = torch.tensor(1.0)
+        return tensors
+
+    def dora(self):
+        tensors = self.lora(only="attn")
+        for name in {each.split(".")[0] for each in tensors}:
+            tensors[f"{name}.dora_scale"] = 1.0 + self._random(self.layers[name][0], 1).abs()
+        return tensors
+
+    def text(self, rank=4, layers=12, width=768):
+        tensors = {}
+        for layer in range(layers):
+            for part, outputs, inputs in (("self_attn_q_proj", width, width), ("mlp_fc1", 4 * width, width)):
+                name = f"lora_te_text_model_encoder_layers_{layer}_{part}"
+                tensors[f"{name}.lora_up.weight"] = self._random(outputs, rank)
+                tensors[f"{name}.lora_down.weight"] = self._random(rank, inputs)
+                tensors[f"{name}.alpha"] = torch.tensor(2.0)
+        return tensors
+
+
+def narrow(folder):
+    def save(path, tensors):
+        place = os.path.join(folder, path)
+        os.makedirs(os.path.dirname(place), exist_ok=True)
+        save_file({n: t.contiguous() for n, t in tensors.items()}, place)
+
+    def unet(config, seed):
+        return random_weights(unet_shapes(config), seed)
+
+    net = prefixed("model.diffusion_model.", unet(NARROW_SD1, 1))
+    text = prefixed("cond_stage_model.transformer.", clip_l(2))
+    picture = vae(3)
+    save("checkpoints/sd1.safetensors", {**net, **text, **prefixed("first_stage_model.", picture)})
+    save("checkpoints/sd1-inpaint.safetensors", prefixed("model.diffusion_model.", unet({**NARROW_SD1, "in_channels": 9}, 4)))
+    save("diffusion_models/sd1-other.safetensors", unet(NARROW_SD1, 5))
+    xl = prefixed("model.diffusion_model.", unet(NARROW_SDXL, 6))
+    save("checkpoints/sdxl.safetensors", xl)
+    save("checkpoints/sdxl-v.safetensors", {**xl, "v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)})
+    save("checkpoints/refiner.safetensors", prefixed("model.diffusion_model.", unet(NARROW_REFINER, 7)))
+    save("vae/vae.safetensors", picture)
+    save("text_encoders/clip_l.safetensors", clip_l(2))
+    save("controlnet/canny.safetensors", control_net(NARROW_SD1, 8))
+    save("controlnet/sketch.safetensors", adapter_light(9))
+    control_lora = {n: t for n, t in control_net(NARROW_SD1, 10).items() if n.startswith(("zero_convs", "input_hint", "middle_block_out"))}
+    save("controlnet/control-lora.safetensors", {**control_lora, "lora_controlnet": torch.zeros(1)})
+    save("embeddings/thing.safetensors", {"emb_params": 0.5 * torch.randn(3, 768, generator=torch.Generator().manual_seed(11))})
+    loras = Loras(NARROW_SD1)
+    for name, tensors in {
+        "a": loras.lora(), "b": loras.lora(rank=8, alpha=8.0, only="attn"), "c": loras.lora(alpha=4.0),
+        "tucker": loras.tucker(), "loha": loras.loha(), "lokr": loras.lokr(), "dora": loras.dora(),
+        "text": {**loras.lora(only="ff"), **loras.text()},
+    }.items():  # fmt: skip
+        save(f"loras/{name}.safetensors", tensors)
+
+
+def full(folder):
+    place = os.path.join(folder, "checkpoints", "full-sd1.safetensors")
+    os.makedirs(os.path.dirname(place), exist_ok=True)
+    net = prefixed("model.diffusion_model.", random_weights(unet_shapes(SD1), 21))
+    text = prefixed("cond_stage_model.transformer.", clip_l(22, torch.float32))
+    save_file({**net, **text, **prefixed("first_stage_model.", vae(23, torch.float32))}, place)
+    os.makedirs(os.path.join(folder, "loras"), exist_ok=True)
+    save_file(Loras(SD1, 24).lora(rank=16, alpha=8.0), os.path.join(folder, "loras", "full.safetensors"))
+
+
+if __name__ == "__main__":
+    {"narrow": narrow, "full": full}[ARGUMENTS[1]](ARGUMENTS[0])

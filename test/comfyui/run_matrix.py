@@ -1,0 +1,117 @@
+"""Runs the matrix and writes the report: report/matrix.json and report/matrix.md.
+Usage: run_matrix.py [PART OF A NAME]..."""
+
+import hashlib
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+from cases import CASES
+from harness import HERE, Comfy, Daemon, Folder, PromptFailed, _version, make_models
+from safetensors.torch import load_file, save_file
+
+REPORT = HERE / "report"
+# Of the latent's largest value, after ten steps in float32.
+TOLERANCE = 1e-4
+
+
+def local_result(comfy, case):
+    """What ComfyUI by itself gives; kept, because it does not change with the pack."""
+    text = json.dumps([_version(), case.workflow], sort_keys=True)
+    kept = REPORT / "local" / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.safetensors"
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        save_file(result(comfy(), case), kept)
+    return load_file(kept)
+
+
+def result(comfy, case):
+    comfy.run(case.workflow)
+    found = {"latent": comfy.latents("latents/case")}
+    if case.has_picture:
+        found["picture"] = torch.from_numpy(comfy.pixels("case").copy())
+    return found
+
+
+def compare(case, local, remote):
+    scale = local["latent"].abs().max().item()
+    row = {
+        "case": case.name,
+        "expects": case.expects,
+        "difference": (remote["latent"] - local["latent"]).abs().max().item() / scale,
+        "scale": scale,
+    }
+    if case.has_picture:
+        row["pixels"] = (remote["picture"].int() - local["picture"].int()).abs().max().item()
+    return row
+
+
+def judge(row, log):
+    """What is wrong with a row, or an empty text."""
+    if not row["difference"] <= TOLERANCE:
+        return f"differs by {row['difference']:.1e}"
+    if row.get("pixels", 0) > 1:
+        return f"a pixel differs by {row['pixels']}"
+    went_local = "Going on locally" in log
+    if went_local != (row["expects"] == "local"):
+        return "went local" if went_local else "did not say that it goes local"
+    if ("is ignored" in log) != (row["expects"] == "ignored"):
+        return "ignored something" if "is ignored" in log else "did not say what it ignores"
+    return ""
+
+
+def run(cases):
+    make_models("narrow")
+    rows = []
+    with Folder() as folder:
+        plain = []
+
+        def stock():
+            if not plain:
+                plain.append(Comfy(folder, "stock", with_pack=False))
+            return plain[0]
+
+        daemon = Daemon(folder)
+        taken = Comfy(folder, "takeover", {"LUNA_TAKEOVER": "1", "LUNA_DAEMON_URL": daemon.url})
+        try:
+            for case in cases:
+                seen = len(taken.output())
+                began = time.monotonic()
+                try:
+                    row = compare(case, local_result(stock, case), result(taken, case))
+                    row["problem"] = judge(row, taken.output()[seen:])
+                except PromptFailed as error:
+                    row = {"case": case.name, "expects": case.expects, "problem": str(error)}
+                row["seconds"] = time.monotonic() - began
+                rows.append(row)
+                print(line(row), flush=True)
+        finally:
+            for each in (*plain, taken, daemon):
+                each.stop()
+            (REPORT / "takeover.log").write_text(taken.output())
+    return rows
+
+
+def line(row):
+    difference = f"{row['difference']:.1e}" if "difference" in row else "-"
+    return f"| {row['case']} | {row['expects']} | {difference} | {row.get('pixels', '')} | {row['problem'] or 'ok'} |"
+
+
+def write(rows):
+    REPORT.mkdir(exist_ok=True)
+    (REPORT / "matrix.json").write_text(json.dumps(rows, indent=1))
+    head = "| case | where | largest difference / scale | pixel | result |\n|---|---|---|---|---|\n"
+    Path(REPORT / "matrix.md").write_text(head + "\n".join(map(line, rows)) + "\n")
+
+
+if __name__ == "__main__":
+    REPORT.mkdir(exist_ok=True)
+    parts = sys.argv[1:]
+    chosen = [each for each in CASES if not parts or any(part in each.name for part in parts)]
+    found = run(chosen)
+    write(found)
+    bad = [row for row in found if row["problem"]]
+    print(f"{len(found) - len(bad)} of {len(found)} cases agree")
+    sys.exit(1 if bad else 0)
