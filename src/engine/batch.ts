@@ -69,6 +69,29 @@ export function expandRows(tensor: FloatTensor, rows: number, name: string): Flo
   return { shape: [rows, ...tensor.shape.slice(1)], data };
 }
 
+/**
+ * Contexts [rows, tokens, width] at one length: each is repeated to the least common multiple. That
+ * is exact: attention over keys that stand there n times each is attention over the keys.
+ */
+export function repeatToCommonLength(contexts: readonly FloatTensor[]): readonly FloatTensor[] {
+  const lengths = contexts.map(({ shape }) => shape[1] ?? 1);
+  const common = lengths.reduce((all, length) => (all / divisor(all, length)) * length, 1);
+  return contexts.map((context, index) => {
+    const times = common / (lengths[index] ?? 1);
+    if (times === 1) return context;
+    const [rows = 0, tokens = 0, width = 0] = context.shape;
+    const size = tokens * width;
+    const data = new Float32Array(context.data.length * times);
+    for (let row = 0; row < rows; row++) {
+      const own = context.data.subarray(row * size, (row + 1) * size);
+      for (let copy = 0; copy < times; copy++) data.set(own, (row * times + copy) * size);
+    }
+    return { shape: [rows, common, width], data };
+  });
+}
+
+const divisor = (a: number, b: number): number => (b === 0 ? a : divisor(b, a % b));
+
 /** Stands for "nothing is added": broadcast against any [batch, channels, height, width]. */
 export const NO_CONTROL: FloatTensor = { shape: [1, 1, 1, 1], data: new Float32Array(1) };
 

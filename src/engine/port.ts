@@ -68,6 +68,8 @@ export type EngineInfo = Readonly<{
 
 /** What the daemon asks of a device. Implementations: the supervised child process, a fake for tests. */
 export interface Engine {
+  /** Runs it can have under way at once; 1 when not given. */
+  readonly lanes?: number;
   /**
    * Opens one net of a checkpoint file; loading it again is a no-op. Survives engine restarts.
    * The engine reads the header itself, of the very file it maps: a path may be replaced meanwhile.

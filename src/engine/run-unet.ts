@@ -8,6 +8,7 @@ import {
   expandRows,
   floatOf,
   NO_CONTROL,
+  repeatToCommonLength,
   rowsOf,
   sliceRows,
   tensorOf,
@@ -48,11 +49,10 @@ export function unetFeeds(
     });
     return rowsOf(tensorOf(item, "x"));
   });
+  const expanded = (name: string): FloatTensor[] =>
+    items.map((item, index) => expandRows(floatOf(item, name), rows[index] ?? 0, name));
   const joined = (name: string): FloatTensor =>
-    concatRows(
-      items.map((item, index) => expandRows(floatOf(item, name), rows[index] ?? 0, name)),
-      name,
-    );
+    concatRows(name === "context" ? repeatToCommonLength(expanded(name)) : expanded(name), name);
   const feeds = new Map(names.map((name) => [name, joined(name)]));
   feeds.set("timestep_embedding", embed(joined("timesteps"), config.modelChannels));
   for (const name of used) {

@@ -22,5 +22,9 @@ export const LAYERS_MAX = 64;
 /** ComfyUI's tile sizes end at 4096 pixels; tiles below 64 are all border. */
 export const TILE_PIXELS_MAX = 4096;
 export const TILE_PIXELS_MIN = 64;
+/** Linux ends at 2^22, Windows and macOS below 2^32. */
+export const PID_MAX = 2 ** 32 - 1;
 /** Characters of a token: a 64-byte secret in hex has 128. */
 export const TOKEN_LENGTH_MAX = 1024;
+/** A deadline further away than a day is none. */
+export const DEADLINE_MS_MAX = 24 * 3600 * 1000;

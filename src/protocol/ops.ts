@@ -7,6 +7,7 @@ import { LunaError } from "../kernel/index.ts";
 import { NAME_LENGTH_MAX } from "./limits.ts";
 import {
   componentSchema,
+  deadlineSchema,
   digestSchema,
   encoderSchema,
   layerSchema,
@@ -14,6 +15,7 @@ import {
   lorasSchema,
   modelInfoSchema,
   nameSchema,
+  prioritySchema,
   refsSchema,
   statusSchema,
   tileSchema,
@@ -21,6 +23,11 @@ import {
 
 const nothing = z.object({});
 const oneModel = { model: nameSchema };
+/** How a run stands in the queue. */
+const standing = {
+  priority: prioritySchema.exactOptional(),
+  deadlineMs: deadlineSchema.exactOptional(),
+};
 const modelData = z.object({ model: modelInfoSchema });
 const place = { path: nameSchema.exactOptional(), name: nameSchema.exactOptional() };
 
@@ -41,6 +48,7 @@ export const OPS = {
       ...oneModel,
       loras: lorasSchema.exactOptional(),
       refs: refsSchema.exactOptional(),
+      ...standing,
     },
     data: nothing,
   },
@@ -52,15 +60,26 @@ export const OPS = {
       isLayerNormed: z.boolean(),
       loras: lorasSchema.exactOptional(),
       refs: refsSchema.exactOptional(),
+      ...standing,
     },
     data: nothing,
   },
   vae_encode: {
-    request: { ...oneModel, tile: tileSchema.exactOptional(), refs: refsSchema.exactOptional() },
+    request: {
+      ...oneModel,
+      tile: tileSchema.exactOptional(),
+      refs: refsSchema.exactOptional(),
+      ...standing,
+    },
     data: nothing,
   },
   vae_decode: {
-    request: { ...oneModel, tile: tileSchema.exactOptional(), refs: refsSchema.exactOptional() },
+    request: {
+      ...oneModel,
+      tile: tileSchema.exactOptional(),
+      refs: refsSchema.exactOptional(),
+      ...standing,
+    },
     data: nothing,
   },
   put_tensors: { request: {}, data: nothing },
@@ -74,6 +93,8 @@ export const OPS = {
   pin: { request: oneModel, data: nothing },
   unpin: { request: oneModel, data: nothing },
   status: { request: {}, data: z.object({ status: statusSchema }) },
+  /** Never answered with a result: events come until it is cancelled. */
+  watch: { request: {}, data: nothing },
   ping: { request: {}, data: nothing },
 } as const;
 

@@ -1,6 +1,7 @@
 /** The values messages are made of. Requests are strict: a field nobody knows is an error. */
 import { z } from "zod";
 import {
+  DEADLINE_MS_MAX,
   LAYERS_MAX,
   LORAS_MAX,
   NAME_LENGTH_MAX,
@@ -33,6 +34,9 @@ export const componentSchema = z.enum([
   "vae-encoder",
   "vae-decoder",
 ]);
+export const prioritySchema = z.enum(["interactive", "normal", "bulk"]);
+/** Milliseconds after its arrival at which nobody wants the result any more. */
+export const deadlineSchema = z.int().min(1).max(DEADLINE_MS_MAX);
 export const layerSchema = z.int().min(-LAYERS_MAX).max(-1);
 
 /** Both in pixels. Tiles overlap by `overlap` and are blended with linear ramps. */
@@ -86,6 +90,8 @@ const sessionStatusSchema = z.object({
   id: z.string(),
   name: z.string(),
   version: z.string(),
+  /** Where the client told it. */
+  pid: z.number().exactOptional(),
   connectedMs: z.number(),
   pending: z.number(),
   steps: z.number(),
@@ -97,7 +103,12 @@ const sessionStatusSchema = z.object({
 });
 
 export const statusSchema = z.object({
-  daemon: z.object({ version: z.string(), pid: z.number(), uptimeMs: z.number() }),
+  daemon: z.object({
+    version: z.string(),
+    pid: z.number(),
+    uptimeMs: z.number(),
+    rssBytes: z.number(),
+  }),
   models: z.array(
     z.object({
       id: z.string(),
@@ -116,6 +127,14 @@ export const statusSchema = z.object({
     total: z.number(),
     rows: z.record(z.string(), z.number()),
     clients: z.record(z.string(), z.number()),
+    /** Rows a run of each shape has, and the rates that decided it. */
+    caps: z.array(
+      z.object({
+        key: z.string(),
+        rows: z.number(),
+        rowsPerSecond: z.record(z.string(), z.number()),
+      }),
+    ),
   }),
   engine: z.object({
     pid: z.number(),

@@ -32,6 +32,8 @@ export type Model = Readonly<{ file: ModelFile; checkpoint: Checkpoint; bytes: n
 
 /** A loaded net that stays until it is released. */
 export type Lease = Readonly<{
+  /** The file's id. */
+  model: string;
   path: string;
   component: ComponentName;
   checkpoint: Checkpoint;
@@ -122,7 +124,7 @@ export class ModelRegistry {
       fingerprint: print.key,
       bytesEstimate: estimateBytes(checkpoint, component),
     });
-    return { path: print.path, component, checkpoint, release };
+    return { model: file.id, path: print.path, component, checkpoint, release };
   }
 
   /** Loads nets ahead of their first use; all of the file's when none are named. */
@@ -135,6 +137,11 @@ export class ModelRegistry {
   async unload(reference: string): Promise<void> {
     const { path } = await this.#fingerprint(await this.resolve(reference));
     await this.#pool.unload(path);
+  }
+
+  /** Unloads the idle net used longest ago; false if there is none. */
+  evictIdle(): Promise<boolean> {
+    return this.#pool.evictIdle();
   }
 
   /** A pinned model's nets are never unloaded to make room. */

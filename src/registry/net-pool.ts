@@ -78,6 +78,11 @@ export class NetPool {
     });
   }
 
+  /** Unloads what was used longest ago and is neither pinned nor in use; false if nothing is. */
+  evictIdle(): Promise<boolean> {
+    return this.#serially(() => this.#evictOne());
+  }
+
   pin(path: string): void {
     this.#pinnedPaths.add(path);
   }
@@ -151,13 +156,18 @@ export class NetPool {
         return await this.#options.loader.load(path, component);
       } catch (error) {
         if (!LunaError.isCode(error, "MEMORY_EXCEEDED")) throw error;
-        const total = this.#residents().reduce((sum, { bytes }) => sum + bytes, 0);
-        const [key] = planEviction(this.#residents(), 0, total - 1) ?? [];
-        const net = key === undefined ? undefined : this.#nets.get(key);
-        if (net === undefined) throw error;
-        await this.#remove(net);
+        if (!(await this.#evictOne())) throw error;
       }
     }
+  }
+
+  async #evictOne(): Promise<boolean> {
+    const total = this.#residents().reduce((sum, { bytes }) => sum + bytes, 0);
+    const [key] = planEviction(this.#residents(), 0, total - 1) ?? [];
+    const net = key === undefined ? undefined : this.#nets.get(key);
+    if (net === undefined) return false;
+    await this.#remove(net);
+    return true;
   }
 
   async #makeRoom({ path, component }: NetRequest, bytes: number): Promise<void> {

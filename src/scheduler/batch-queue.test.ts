@@ -1,31 +1,50 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
 import { LunaError } from "../kernel/index.ts";
-import { BatchQueue, type QueueJob } from "./batch-queue.ts";
+import { BatchCaps } from "./batch-caps.ts";
+import { BatchQueue, type BatchQueueOptions, type Part } from "./batch-queue.ts";
+import type { Job } from "./job.ts";
 
-type TestJob = QueueJob & { id: number; isBad?: boolean };
+type TestJob = Job & { id: number; isBad?: boolean };
 const job = (id: number, extra: Partial<TestJob> = {}): TestJob => ({
   id,
-  batchKey: "a",
-  rows: 1,
-  rowsMax: 8,
+  ...{ batchKey: "a", rows: 1, rowsMax: 8, rowCost: 1, isSplittable: true },
   client: `client-${id % 3}`,
   ...extra,
 });
 
-/** An engine that runs a batch only when told to. */
-function createManualEngine() {
-  const runs: { jobs: readonly TestJob[]; finish: () => void }[] = [];
-  const execute = (jobs: readonly TestJob[]) =>
-    new Promise<number[]>((resolve, reject) => {
-      const finish = () => {
-        const bad = jobs.find(({ isBad }) => isBad);
-        if (bad) reject(new LunaError("LORA_MALFORMED", `job ${bad.id} is bad`));
-        else resolve(jobs.map(({ id }) => id * 10));
-      };
-      runs.push({ jobs, finish });
-    });
-  return { runs, execute };
+type Run = Readonly<{ parts: readonly Part<TestJob>[]; finish: (error?: LunaError) => void }>;
+/** Each row of a job gives "<id>.<row>". */
+const rowsOf = ({ job: { id }, range }: Part<TestJob>): string[] =>
+  Array.from({ length: range.rows }, (_, at) => `${id}.${range.begin + at}`);
+
+/** An engine that runs a batch only when told to, and timers that ring only when told to. */
+function createQueue(options: Partial<BatchQueueOptions<TestJob, string[]>> = {}) {
+  const runs: Run[] = [];
+  const timers: { call: () => void; ms: number }[] = [];
+  const queue = new BatchQueue<TestJob, string[]>({
+    execute: (parts) =>
+      new Promise((resolve, reject) => {
+        const finish = (error?: LunaError) => {
+          const bad = parts.find((part) => part.job.isBad);
+          if (error) reject(error);
+          else if (bad) reject(new LunaError("LORA_MALFORMED", `job ${bad.job.id} is bad`));
+          else resolve(parts.map(rowsOf));
+        };
+        runs.push({ parts, finish });
+      }),
+    join: (results) => results.flat(),
+    now: () => 0,
+    defer: queueMicrotask,
+    later: (call, ms) => {
+      const timer = { call, ms };
+      timers.push(timer);
+      return () => void timers.splice(timers.indexOf(timer), 1);
+    },
+    caps: new BatchCaps(8),
+    ...options,
+  });
+  return { queue, runs, timers };
 }
 
 const flush = () => new Promise<void>((resolve) => setImmediate(resolve));
@@ -34,17 +53,7 @@ const code = (promise: Promise<unknown>) =>
     () => "done",
     (error) => (error instanceof LunaError ? error.code : String(error)),
   );
-
-function createQueue(depthMax?: number) {
-  const engine = createManualEngine();
-  const queue = new BatchQueue<TestJob, number>({
-    execute: engine.execute,
-    now: () => 0,
-    defer: queueMicrotask,
-    ...(depthMax === undefined ? {} : { depthMax }),
-  });
-  return { queue, ...engine };
-}
+const ids = (run: Run | undefined) => run?.parts.map((part) => part.job.id);
 
 test("what waits while a batch runs becomes one batch", async () => {
   const { queue, runs } = createQueue();
@@ -54,40 +63,64 @@ test("what waits while a batch runs becomes one batch", async () => {
   expect(queue.state).toEqual({ depth: 3, running: 1, depthMax: 1024 });
   runs[0]?.finish();
   await flush();
-  expect(runs[1]?.jobs.map(({ id }) => id)).toEqual([1, 2, 3]);
+  expect(ids(runs[1])?.sort()).toEqual([1, 2, 3]);
   runs[1]?.finish();
-  expect(await first).toEqual({ result: 0, queueMs: 0, batch: { rows: 1, clients: 1 } });
-  expect((await Promise.all(later)).map(({ result }) => result)).toEqual([10, 20, 30]);
-  expect((await later[0])?.batch).toEqual({ rows: 3, clients: 3 });
+  expect(await first).toEqual({ result: ["0.0"], queueMs: 0, batch: { rows: 1, clients: 1 } });
+  const results = await Promise.all(later);
+  expect(results.map(({ result }) => result)).toEqual([["1.0"], ["2.0"], ["3.0"]]);
+  expect(results[0]?.batch).toEqual({ rows: 3, clients: 3 });
 });
 
-test("a full queue refuses, a cancelled job leaves it, close fails the rest", async () => {
-  const { queue, runs } = createQueue(2);
+test("a full queue refuses and says when to come again; a cancelled job leaves it; close fails the rest", async () => {
+  const { queue, runs } = createQueue({ depthMax: 2 });
   const running = queue.submit(job(0));
   await flush();
   const abort = new AbortController();
   const cancelled = code(queue.submit(job(1), abort.signal));
   const waiting = code(queue.submit(job(2)));
-  expect(await code(queue.submit(job(3)))).toBe("QUEUE_FULL");
+  await expect(queue.submit(job(3))).rejects.toMatchObject({
+    code: "QUEUE_FULL",
+    details: { retryAfterMs: 20 },
+  });
   abort.abort();
   expect(await cancelled).toBe("CANCELLED");
   queue.close();
   expect(await waiting).toBe("SHUTTING_DOWN");
   expect(await code(queue.submit(job(4)))).toBe("SHUTTING_DOWN");
   runs[0]?.finish();
-  expect((await running).result).toBe(0);
+  expect((await running).result).toEqual(["0.0"]);
 });
 
 test("a job cancelled while it runs is dropped and its companions are not hurt", async () => {
   const { queue, runs } = createQueue();
   const abort = new AbortController();
-  const dropped = code(queue.submit(job(1), abort.signal));
+  const dropped = code(queue.submit(job(1, { rows: 20 }), abort.signal));
   const kept = queue.submit(job(2));
   await flush();
   abort.abort();
   expect(await dropped).toBe("CANCELLED");
   runs[0]?.finish();
-  expect((await kept).result).toBe(20);
+  await flush();
+  // The rows of the dropped job that had not run do not run.
+  runs[1]?.finish();
+  expect((await kept).result).toEqual(["2.0"]);
+  await flush();
+  expect(runs).toHaveLength(2);
+});
+
+test("a job past its deadline fails and does not run", async () => {
+  const { queue, runs, timers } = createQueue();
+  const running = queue.submit(job(0));
+  await flush();
+  const late = code(queue.submit(job(1), undefined, 500));
+  expect(timers.map(({ ms }) => ms)).toEqual([500]);
+  timers[0]?.call();
+  expect(await late).toBe("DEADLINE_EXCEEDED");
+  runs[0]?.finish();
+  await running;
+  await flush();
+  expect(runs).toHaveLength(1);
+  expect(timers).toEqual([]);
 });
 
 test("one bad job in a batch fails alone", async () => {
@@ -98,46 +131,178 @@ test("one bad job in a batch fails alone", async () => {
     runs[run]?.finish();
   }
   expect(await Promise.all(answers)).toEqual(["done", "LORA_MALFORMED", "done"]);
-  expect(runs.map(({ jobs }) => jobs.length)).toEqual([3, 1, 1, 1]);
+  expect(runs.map(({ parts }) => parts.length)).toEqual([3, 1, 1, 1]);
+});
+
+test("a run that does not fit into memory is halved until it does; one row that does not is an error", async () => {
+  const { queue, runs } = createQueue();
+  const tooLarge = new LunaError("MEMORY_EXCEEDED", "bad_alloc");
+  const answer = queue.submit(job(1, { rows: 8 }));
+  const rowsMax = 2;
+  const sizes: number[] = [];
+  for (let at = 0; at < 6; at++) {
+    await flush();
+    const rows = runs[at]?.parts[0]?.range.rows ?? 0;
+    sizes.push(rows);
+    runs[at]?.finish(rows > rowsMax ? tooLarge : undefined);
+  }
+  expect(sizes).toEqual([8, 4, 2, 2, 2, 2]);
+  expect((await answer).result).toEqual(Array.from({ length: 8 }, (_, row) => `1.${row}`));
+  const failed = code(queue.submit(job(2)));
+  await flush();
+  runs[6]?.finish(tooLarge);
+  expect(await failed).toBe("MEMORY_EXCEEDED");
+});
+
+test("a large client does not stall a small one by more than one run", async () => {
+  const { queue, runs } = createQueue({ caps: new BatchCaps(1) });
+  const large = Array.from({ length: 3 }, (_, id) =>
+    queue.submit(job(id, { client: "large", batchKey: "128", rows: 16, rowCost: 16384 })),
+  );
+  await flush();
+  for (let step = 0; step < 5; step++) {
+    const begun = runs.length;
+    const small = queue.submit(job(100, { client: "small", batchKey: "32", rowCost: 1024 }));
+    runs.at(-1)?.finish();
+    await flush();
+    expect(ids(runs[begun])).toEqual([100]);
+    runs[begun]?.finish();
+    await small;
+    await flush();
+  }
+  const last = runs.length;
+  for (let run = last - 1; run < runs.length; run++) {
+    runs[run]?.finish();
+    await flush();
+  }
+  expect((await Promise.all(large)).map(({ result }) => result.length)).toEqual([16, 16, 16]);
+});
+
+test("weights and priorities share the engine as they say, and nobody starves", async () => {
+  const { queue, runs } = createQueue({ caps: new BatchCaps(1) });
+  const clients = [
+    { client: "heavy", weight: 2, priority: "normal" },
+    { client: "plain", priority: "normal" },
+    { client: "bulk", priority: "bulk" },
+  ] as const;
+  for (const standing of clients) {
+    for (let n = 0; n < 140; n++) void queue.submit(job(n, standing));
+  }
+  await flush();
+  for (let run = 0; run < 130; run++) {
+    runs[run]?.finish();
+    await flush();
+  }
+  const shares = clients.map(
+    ({ client }) =>
+      runs.slice(0, 130).filter(({ parts }) => parts[0]?.job.client === client).length,
+  );
+  expect(shares).toEqual([80, 40, 10]);
+});
+
+test("several lanes run at once, each its own batch", async () => {
+  const { queue, runs } = createQueue({ lanes: 2, caps: new BatchCaps(2) });
+  const answer = queue.submit(job(1, { rows: 6 }));
+  await flush();
+  expect(runs.map(({ parts }) => parts[0]?.range)).toEqual([
+    { begin: 0, rows: 2 },
+    { begin: 2, rows: 2 },
+  ]);
+  runs[1]?.finish();
+  await flush();
+  runs[2]?.finish();
+  runs[0]?.finish();
+  expect((await answer).result).toEqual(["1.0", "1.1", "1.2", "1.3", "1.4", "1.5"]);
+});
+
+test("clients in lockstep end up in one batch, not in two that take turns", async () => {
+  let nowMs = 0;
+  const caps = new BatchCaps();
+  // Ten ms however many rows: measured before.
+  for (const rows of [1, 2, 4, 8]) for (let n = 0; n < 3; n++) caps.record("a", rows, 10);
+  const { queue, runs, timers } = createQueue({ now: () => nowMs, caps });
+  const waiting = new Set<string>();
+  const step = (client: string) => {
+    waiting.add(client);
+    void queue.submit(job(0, { client })).then(() => waiting.delete(client));
+  };
+  const clients = ["a", "b", "c", "d"];
+  step("a");
+  await flush();
+  for (const client of clients.slice(1)) step(client);
+  const sizes: number[] = [];
+  for (let round = 0; round < 12; round++) {
+    nowMs += 10;
+    const run = runs.at(-1);
+    sizes.push(run?.parts.length ?? 0);
+    run?.finish();
+    await flush();
+    nowMs += 0.5;
+    for (const client of clients) if (!waiting.has(client)) step(client);
+    await flush();
+    if (runs.at(-1) === run) {
+      nowMs += 20;
+      timers[0]?.call();
+      await flush();
+    }
+  }
+  expect(sizes.slice(0, 2)).toEqual([1, 3]);
+  expect(sizes.slice(-6)).toEqual([4, 4, 4, 4, 4, 4]);
 });
 
 const anyAction = fc.record({
   key: fc.constantFrom("a", "b"),
-  rows: fc.integer({ min: 1, max: 6 }),
+  rows: fc.integer({ min: 1, max: 12 }),
+  isSplittable: fc.boolean(),
+  isBad: fc.boolean(),
   isCancelled: fc.boolean(),
   finishFirst: fc.boolean(),
+  priority: fc.constantFrom("interactive", "normal", "bulk"),
 });
 
-test("whatever happens, each job settles once, runs at most once, one key a batch", async () => {
-  const property = fc.asyncProperty(fc.array(anyAction, { maxLength: 30 }), async (actions) => {
-    const { queue, runs } = createQueue(10);
-    let finished = 0;
-    const answers: Promise<string>[] = [];
-    for (const [id, action] of actions.entries()) {
-      const abort = new AbortController();
-      answers.push(
-        code(queue.submit(job(id, { batchKey: action.key, rows: action.rows }), abort.signal)),
-      );
-      if (action.isCancelled) abort.abort();
-      if (action.finishFirst) {
-        await flush();
-        if (finished < runs.length) runs[finished++]?.finish();
+test("whatever happens, each job settles once, each row runs once, one key a batch", async () => {
+  const scenario = fc.array(anyAction, { maxLength: 30 });
+  const property = fc.asyncProperty(
+    scenario,
+    fc.integer({ min: 1, max: 8 }),
+    fc.integer({ min: 1, max: 3 }),
+    async (actions, cap, lanes) => {
+      const { queue, runs } = createQueue({ depthMax: 10, lanes, caps: new BatchCaps(cap) });
+      let finished = 0;
+      const answers: Promise<string>[] = [];
+      for (const [id, { key, isCancelled, finishFirst, ...extra }] of actions.entries()) {
+        const abort = new AbortController();
+        const answer = queue.submit(job(id, { batchKey: key, ...extra }), abort.signal);
+        const whole = Array.from({ length: extra.rows }, (_, row) => `${id}.${row}`);
+        answers.push(code(answer.then(({ result }) => expect(result).toEqual(whole))));
+        if (isCancelled) abort.abort();
+        if (finishFirst) {
+          await flush();
+          if (finished < runs.length) runs[finished++]?.finish();
+        }
+        expect(queue.state.depth).toBeLessThanOrEqual(10);
       }
-      expect(queue.state.depth).toBeLessThanOrEqual(10);
-    }
-    for (;;) {
-      await flush();
-      if (finished === runs.length) break;
-      runs[finished++]?.finish();
-    }
-    const outcomes = await Promise.all(answers);
-    const ran = runs.flatMap(({ jobs }) => jobs.map(({ id }) => id));
-    expect(new Set(ran).size).toBe(ran.length);
-    for (const { jobs } of runs) expect(new Set(jobs.map((each) => each.batchKey)).size).toBe(1);
-    for (const [id, outcome] of outcomes.entries()) {
-      if (outcome === "done") expect(ran).toContain(id);
-      else expect(["CANCELLED", "QUEUE_FULL"]).toContain(outcome);
-    }
-  });
-  await fc.assert(property, { numRuns: 60 });
+      for (;;) {
+        await flush();
+        if (finished === runs.length) break;
+        runs[finished++]?.finish();
+      }
+      const outcomes = await Promise.all(answers);
+      for (const { parts } of runs) {
+        expect(new Set(parts.map((part) => part.job.batchKey)).size).toBe(1);
+      }
+      for (const [id, outcome] of outcomes.entries()) {
+        const expected = actions[id]?.isBad ? ["LORA_MALFORMED"] : ["done"];
+        expect([...expected, "CANCELLED", "QUEUE_FULL"]).toContain(outcome);
+        const ran = runs.flatMap(({ parts }) => parts.filter((part) => part.job.id === id));
+        const hasBad = runs.some(({ parts }) => parts.some((part) => part.job.isBad));
+        if (outcome === "done" && !hasBad) {
+          const rows = ran.reduce((sum, { range }) => sum + range.rows, 0);
+          expect(rows).toBe(actions[id]?.rows);
+        }
+      }
+      expect(queue.state).toMatchObject({ depth: 0, running: 0 });
+    },
+  );
+  await fc.assert(property, { numRuns: 80 });
 });

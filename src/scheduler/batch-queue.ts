@@ -1,94 +1,107 @@
 /**
- * A bounded queue in front of one device. One batch runs at a time; whatever has gathered when it
- * ends forms the next. The contract: every accepted job settles exactly once, with its own result,
- * its own error, or CANCELLED.
+ * A bounded queue in front of one device, or of several equal ones ("lanes"). Whatever has gathered
+ * when a lane is free forms its next run. The contract: every accepted job settles exactly once,
+ * with its own result, its own error, CANCELLED or DEADLINE_EXCEEDED.
  */
 import { LunaError } from "../kernel/index.ts";
-import { QUEUE_DEPTH_MAX } from "./limits.ts";
-import { type Job, planBatch } from "./plan-batch.ts";
-
-/** A job that also says whose it is, to count the clients of a batch. */
-export type QueueJob = Job & Readonly<{ client: string }>;
+import { BatchCaps, type CapStatus } from "./batch-caps.ts";
+import { Cadences, planWait } from "./cadences.ts";
+import { FairShare } from "./fair-share.ts";
+import type { Job, Range } from "./job.ts";
+import { QUEUE_DEPTH_MAX, RETRY_MS_MAX, RETRY_MS_MIN, WAIT_MS_MAX } from "./limits.ts";
+import { commonTokens, planBatch, type Slice } from "./plan-batch.ts";
+import { QueueEntry } from "./queue-entry.ts";
 
 export type BatchFacts = Readonly<{ rows: number; clients: number }>;
-/** Runs jobs of one key together; results in the order of the jobs. */
-export type Execute<J, R> = (jobs: readonly J[]) => Promise<readonly R[]>;
+/** Rows of a job that a run computes. */
+export type Part<J> = Readonly<{ job: J; range: Range }>;
 export type Outcome<R> = Readonly<{ result: R; queueMs: number; batch: BatchFacts }>;
 
 export type BatchQueueOptions<J, R> = Readonly<{
-  execute: Execute<J, R>;
+  /** Runs parts of one key together; results in the order of the parts. */
+  execute: (parts: readonly Part<J>[]) => Promise<readonly R[]>;
+  /** The result of a job whose rows ran in several parts, given in the order of rows. */
+  join: (parts: readonly R[]) => R;
   now: () => number;
   depthMax?: number;
+  /** Runs at once. */
+  lanes?: number;
+  caps?: BatchCaps;
   /** Called once for each run, before it. */
   onBatch?: (facts: BatchFacts) => void;
   /** When an idle queue starts; a turn of the event loop lets what already arrived join. */
   defer?: (start: () => void) => void;
+  /** Calls back after so many ms unless the function it returns is called. */
+  later?: (call: () => void, ms: number) => () => void;
 }>;
 
-type Waiting<J, R> = {
-  readonly job: J;
-  readonly batchKey: string;
-  readonly rows: number;
-  readonly rowsMax: number;
-  readonly arrivedAtMs: number;
-  isCancelled: boolean;
-  settle(outcome: Outcome<R>): void;
-  fail(error: unknown): void;
-};
+type Entry<J extends Job, R> = QueueEntry<J, R>;
 
-export class BatchQueue<J extends QueueJob, R> {
+export class BatchQueue<J extends Job, R> {
   readonly #options: BatchQueueOptions<J, R>;
   readonly #depthMax: number;
-  #waiting: Waiting<J, R>[] = [];
-  #running = 0;
-  #isActive = false;
+  readonly #lanesMax: number;
+  readonly #caps: BatchCaps;
+  readonly #later: (call: () => void, ms: number) => () => void;
+  readonly #shares = new FairShare();
+  readonly #cadences = new Cadences();
+  /** Entries with rows that no run has taken. */
+  #waiting: Entry<J, R>[] = [];
+  readonly #lanes = new Set<readonly Slice<Entry<J, R>>[]>();
+  #isWoken = false;
+  /** The engine is idle on purpose, since when. */
+  #pause: { sinceMs: number; cancel: () => void } | undefined;
+  /** Mean engine time of a job, for Retry-After. */
+  #jobMs = 0;
   #closedWith: LunaError | undefined;
 
   constructor(options: BatchQueueOptions<J, R>) {
     this.#options = options;
     this.#depthMax = options.depthMax ?? QUEUE_DEPTH_MAX;
+    this.#lanesMax = options.lanes ?? 1;
+    this.#caps = options.caps ?? new BatchCaps();
+    this.#later = options.later ?? afterMs;
   }
 
-  /** Jobs waiting, jobs in the running batch, and how many may wait. */
+  /** Jobs waiting, jobs in runs under way, and how many may wait. */
   get state(): Readonly<{ depth: number; running: number; depthMax: number }> {
-    return { depth: this.#waiting.length, running: this.#running, depthMax: this.#depthMax };
+    let running = 0;
+    for (const slices of this.#lanes) running += slices.length;
+    return { depth: this.#waiting.length, running, depthMax: this.#depthMax };
+  }
+
+  /** Rows a run of each shape has, as measured. */
+  get caps(): readonly CapStatus[] {
+    return this.#caps.status();
   }
 
   /**
    * Waits for the job's turn and runs it. Rejects with QUEUE_FULL when too many wait, CANCELLED
-   * when `signal` fires first (a run under way goes on, its result is dropped), SHUTTING_DOWN
-   * after `close`, or with what `execute` threw.
+   * when `signal` fires first (a run under way goes on, its result is dropped), DEADLINE_EXCEEDED
+   * after `deadlineMs` without a result, SHUTTING_DOWN after `close`, or with what `execute` threw.
    */
-  submit(job: J, signal?: AbortSignal): Promise<Outcome<R>> {
+  submit(job: J, signal?: AbortSignal, deadlineMs?: number): Promise<Outcome<R>> {
     if (this.#closedWith) return Promise.reject(this.#closedWith);
     if (signal?.aborted) return Promise.reject(cancelled());
-    if (this.#waiting.length >= this.#depthMax) {
-      const message = `${this.#waiting.length} requests wait for the engine, limit ${this.#depthMax}.`;
-      return Promise.reject(new LunaError("QUEUE_FULL", `${message} Try again later.`));
-    }
+    if (this.#waiting.length >= this.#depthMax) return Promise.reject(this.#full());
     return new Promise((resolve, reject) => {
-      const onAbort = () => {
-        entry.isCancelled = true;
-        this.#waiting = this.#waiting.filter((other) => other !== entry);
-        reject(cancelled());
-      };
-      const entry: Waiting<J, R> = {
-        job,
-        batchKey: job.batchKey,
-        rows: job.rows,
-        rowsMax: job.rowsMax,
-        arrivedAtMs: this.#options.now(),
-        isCancelled: false,
-        settle(outcome) {
-          signal?.removeEventListener("abort", onAbort);
-          resolve(outcome);
+      const nowMs = this.#options.now();
+      const release: (() => void)[] = [];
+      const entry: Entry<J, R> = new QueueEntry(job, nowMs, {
+        resolve,
+        reject,
+        release: () => {
+          for (const each of release) each();
+          this.#waiting = this.#waiting.filter((other) => other !== entry);
         },
-        fail(error) {
-          signal?.removeEventListener("abort", onAbort);
-          reject(error);
-        },
-      };
+      });
+      const onAbort = () => entry.fail(cancelled());
       signal?.addEventListener("abort", onAbort, { once: true });
+      release.push(() => signal?.removeEventListener("abort", onAbort));
+      if (deadlineMs !== undefined) {
+        release.push(this.#later(() => entry.fail(tooLate(deadlineMs)), deadlineMs));
+      }
+      this.#cadences.arrived(job.client, { key: job.batchKey, rows: job.rows }, nowMs);
       this.#waiting.push(entry);
       this.#wake();
     });
@@ -98,67 +111,171 @@ export class BatchQueue<J extends QueueJob, R> {
   close(): void {
     const error = new LunaError("SHUTTING_DOWN", "The daemon is shutting down.");
     this.#closedWith = error;
-    for (const entry of this.#waiting.splice(0)) entry.fail(error);
+    this.#pause?.cancel();
+    for (const entry of [...this.#waiting]) entry.fail(error);
+  }
+
+  #full(): LunaError {
+    const depth = this.#waiting.length;
+    const expectedMs = (depth * this.#jobMs) / this.#lanesMax;
+    const retryAfterMs = Math.min(RETRY_MS_MAX, Math.max(RETRY_MS_MIN, Math.ceil(expectedMs)));
+    return new LunaError(
+      "QUEUE_FULL",
+      `${depth} requests wait for the engine, limit ${this.#depthMax}. Try again in ${retryAfterMs} ms.`,
+      { details: { retryAfterMs } },
+    );
   }
 
   #wake(): void {
-    if (this.#isActive) return;
-    this.#isActive = true;
+    if (this.#isWoken || this.#lanes.size >= this.#lanesMax) return;
+    this.#isWoken = true;
     const defer = this.#options.defer ?? setImmediate;
-    defer(() => void this.#drain());
+    defer(() => {
+      this.#isWoken = false;
+      this.#pump();
+    });
   }
 
-  async #drain(): Promise<void> {
-    for (;;) {
-      const batch = planBatch(this.#waiting);
-      if (batch.length === 0) break;
-      const chosen = new Set(batch);
-      this.#waiting = this.#waiting.filter((entry) => !chosen.has(entry));
-      this.#running = batch.length;
-      await this.#runIsolated(batch);
-      this.#running = 0;
-    }
-    this.#isActive = false;
-  }
-
-  /** A batch that fails is run again job by job, so that one client's bad input fails only its own. */
-  async #runIsolated(batch: readonly Waiting<J, R>[]): Promise<void> {
-    const startedAtMs = this.#options.now();
-    const error = await this.#run(batch, startedAtMs);
-    if (error === undefined) return;
-    const [only, ...others] = batch;
-    if (only && others.length === 0) return only.fail(error);
-    for (const entry of batch) {
-      if (entry.isCancelled) continue;
-      const own = await this.#run([entry], startedAtMs);
-      if (own !== undefined) entry.fail(own);
-    }
-  }
-
-  /** Runs and settles a batch; on failure settles nothing and returns the error. */
-  async #run(batch: readonly Waiting<J, R>[], startedAtMs: number): Promise<unknown> {
-    const facts = {
-      rows: batch.reduce((sum, { rows }) => sum + rows, 0),
-      clients: new Set(batch.map(({ job }) => job.client)).size,
-    };
-    this.#options.onBatch?.(facts);
-    try {
-      const results = await this.#options.execute(batch.map(({ job }) => job));
-      if (results.length !== batch.length) {
-        throw new Error(`The engine answered ${results.length} of ${batch.length} jobs.`);
+  /** Gives every free lane a run. */
+  #pump(): void {
+    while (this.#lanes.size < this.#lanesMax) {
+      const slices = this.#plan();
+      if (slices.length === 0 || this.#isWorthWaiting(slices)) return;
+      this.#endPause();
+      for (const { entry, range } of slices) {
+        entry.take(range);
+        this.#shares.charge(entry.job, range.rows);
       }
-      for (const [index, entry] of batch.entries()) {
-        const queueMs = startedAtMs - entry.arrivedAtMs;
+      this.#waiting = this.#waiting.filter(({ ranges }) => ranges.length > 0);
+      this.#lanes.add(slices);
+      void this.#runIsolated(slices).finally(() => {
+        this.#lanes.delete(slices);
+        this.#pump();
+      });
+    }
+  }
+
+  #plan(): Slice<Entry<J, R>>[] {
+    this.#shares.level(this.#waiting.map(({ job }) => job.client));
+    const turn = (entry: Entry<J, R>) => this.#shares.served(entry.job.client);
+    const ordered = this.#waiting.toSorted(
+      (a, b) => turn(a) - turn(b) || a.rank - b.rank || a.arrivedAtMs - b.arrivedAtMs,
+    );
+    return planBatch<J, Entry<J, R>>(ordered, (head) => this.#caps.rowsFor(capKey([head])));
+  }
+
+  /** Pauses an idle engine for clients that are about to come, where a larger run pays for it. */
+  #isWorthWaiting(slices: readonly Slice<Entry<J, R>>[]): boolean {
+    const [head] = slices;
+    const isAll = slices.length === this.#waiting.length;
+    if (head === undefined || !isAll || this.#lanes.size > 0) return false;
+    const nowMs = this.#options.now();
+    const sinceMs = this.#pause?.sinceMs ?? nowMs;
+    const { job } = head.entry;
+    const key = capKey([job]);
+    const plan = planWait({
+      nowMs,
+      endMs: sinceMs + WAIT_MS_MAX,
+      rows: rowsOf(slices),
+      cap: Math.min(job.rowsMax, this.#caps.rowsFor(key)),
+      due: this.#cadences.due(job.batchKey, nowMs),
+      expectedMs: (rows) => this.#caps.expectedMs(key, rows),
+    });
+    if (plan === undefined) return false;
+    this.#pause?.cancel();
+    const cancel = this.#later(() => {
+      for (const client of plan.clients) this.#cadences.missed(client);
+      this.#pump();
+    }, plan.untilMs - nowMs);
+    this.#pause = { sinceMs, cancel };
+    return true;
+  }
+
+  #endPause(): void {
+    this.#pause?.cancel();
+    this.#pause = undefined;
+  }
+
+  /** A run that fails is done again job by job, so that one client's bad input fails only its own. */
+  async #runIsolated(slices: readonly Slice<Entry<J, R>>[]): Promise<void> {
+    const error = await this.#run(slices);
+    if (error === undefined) return;
+    const rows = rowsOf(slices);
+    const isTooLarge = LunaError.isCode(error, "MEMORY_EXCEEDED") && rows > 1;
+    if (isTooLarge) this.#caps.limit(capKey(slices.map(({ entry }) => entry.job)), rows);
+    if (isTooLarge && slices.every(({ entry }) => entry.job.isSplittable)) {
+      for (const { entry, range } of slices) this.#giveBack(entry, range);
+      return;
+    }
+    const [only, ...others] = slices;
+    if (only && others.length === 0) return only.entry.fail(error);
+    for (const slice of slices) {
+      if (slice.entry.isSettled) continue;
+      const own = await this.#run([slice]);
+      if (own !== undefined) slice.entry.fail(own);
+    }
+  }
+
+  #giveBack(entry: Entry<J, R>, range: Range): void {
+    if (entry.isSettled) return;
+    entry.giveBack(range);
+    if (!this.#waiting.includes(entry)) this.#waiting.unshift(entry);
+  }
+
+  /** Runs and settles; on failure settles nothing and returns the error. */
+  async #run(slices: readonly Slice<Entry<J, R>>[]): Promise<unknown> {
+    const batch = {
+      rows: rowsOf(slices),
+      clients: new Set(slices.map(({ entry }) => entry.job.client)).size,
+    };
+    this.#options.onBatch?.(batch);
+    const beginMs = this.#options.now();
+    try {
+      const parts = slices.map(({ entry, range }) => ({ job: entry.job, range }));
+      const results = await this.#options.execute(parts);
+      if (results.length !== slices.length) {
+        throw new Error(`The engine answered ${results.length} of ${slices.length} jobs.`);
+      }
+      this.#measure(slices, beginMs);
+      for (const [index, { entry, range }] of slices.entries()) {
         // The lengths agree, so each job has its result.
-        entry.settle({ result: results[index] as R, queueMs, batch: facts });
+        const done = { result: results[index] as R, range, beginMs, batch };
+        if (entry.finish(done, this.#options)) {
+          this.#cadences.answered(entry.job.client, this.#options.now());
+        }
       }
       return undefined;
     } catch (error) {
       return error ?? new Error("The engine failed without a reason.");
     }
   }
+
+  #measure(slices: readonly Slice<Entry<J, R>>[], beginMs: number): void {
+    const ms = this.#options.now() - beginMs;
+    this.#caps.record(capKey(slices.map(({ entry }) => entry.job)), rowsOf(slices), ms);
+    this.#jobMs = this.#jobMs * 0.9 + (ms / slices.length) * 0.1;
+  }
+}
+
+const rowsOf = (slices: readonly Slice<unknown>[]): number =>
+  slices.reduce((sum, { range }) => sum + range.rows, 0);
+
+/** Contexts of another length are another amount of work. */
+function capKey(jobs: readonly Job[]): string {
+  const tokens = jobs.reduce((all, job) => commonTokens(all, job.tokens ?? 1) ?? all, 1);
+  const key = jobs[0]?.batchKey ?? "";
+  return tokens > 1 ? `${key} t${tokens}` : key;
+}
+
+function afterMs(call: () => void, ms: number): () => void {
+  const timer = setTimeout(call, ms);
+  return () => clearTimeout(timer);
 }
 
 function cancelled(): LunaError {
   return new LunaError("CANCELLED", "The request was cancelled.");
+}
+
+function tooLate(deadlineMs: number): LunaError {
+  return new LunaError("DEADLINE_EXCEEDED", `The request was not done within ${deadlineMs} ms.`);
 }

@@ -1,9 +1,9 @@
+export { BatchCaps, type CapStatus } from "./batch-caps.ts";
 export {
   type BatchFacts,
   BatchQueue,
   type BatchQueueOptions,
-  type Execute,
   type Outcome,
-  type QueueJob,
+  type Part,
 } from "./batch-queue.ts";
-export { type Job, planBatch } from "./plan-batch.ts";
+export { type Job, PRIORITIES, type Priority, type Range } from "./job.ts";

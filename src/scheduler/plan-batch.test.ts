@@ -1,40 +1,87 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import { planBatch } from "./plan-batch.ts";
+import type { Job, Range } from "./job.ts";
+import { commonTokens, planBatch, without } from "./plan-batch.ts";
 
-const job = (rows: number, batchKey = "a", rowsMax = 8) => ({ rows, batchKey, rowsMax });
-const anyJob = fc
-  .tuple(fc.integer({ min: 1, max: 12 }), fc.constantFrom("a", "b", "c"))
-  .map(([rows, key]) => job(rows, key));
+type TestEntry = { job: Job; ranges: readonly Range[] };
+const entry = (rows: number, extra: Partial<Job> = {}): TestEntry => ({
+  job: { batchKey: "a", rows, rowsMax: 8, client: "c", rowCost: 1, ...extra },
+  ranges: [{ begin: 0, rows }],
+});
+const all = () => Number.POSITIVE_INFINITY;
+const rowsOf = (entries: readonly TestEntry[], rowsFor: () => number = all) =>
+  planBatch(entries, rowsFor).map((slice) => [entries.indexOf(slice.entry), slice.range.rows]);
 
 test("an empty queue has no batch", () => {
-  expect(planBatch([])).toEqual([]);
+  expect(planBatch([], all)).toEqual([]);
 });
 
 test("jobs of other keys are passed over, not waited for", () => {
-  const [a, b, c] = [job(2, "a"), job(2, "b"), job(2, "a")];
-  expect(planBatch([a, b, c])).toEqual([a, c]);
+  expect(rowsOf([entry(2), entry(2, { batchKey: "b" }), entry(2)])).toEqual([
+    [0, 2],
+    [2, 2],
+  ]);
 });
 
-test("a job larger than a batch runs alone", () => {
-  const large = job(12);
-  expect(planBatch([large, job(1)])).toEqual([large]);
+test("a job too large for a run is cut where it may be, and runs alone where not", () => {
+  expect(rowsOf([entry(12), entry(1)])).toEqual([[0, 12]]);
+  expect(rowsOf([entry(12, { isSplittable: true }), entry(1)])).toEqual([[0, 8]]);
+  expect(rowsOf([entry(12, { isSplittable: true })], () => 1)).toEqual([[0, 1]]);
+  expect(rowsOf([entry(1), entry(12, { isSplittable: true })], () => 4)).toEqual([
+    [0, 1],
+    [1, 3],
+  ]);
 });
 
-test("nothing overtakes a job of its own key", () => {
-  const [first, large, small] = [job(4), job(6), job(1)];
-  expect(planBatch([first, large, small])).toEqual([first]);
+test("a job that fits no more is left whole, smaller ones behind it join", () => {
+  const small = { isSplittable: true };
+  expect(rowsOf([entry(6, small), entry(4, small), entry(2, small)])).toEqual([
+    [0, 6],
+    [2, 2],
+  ]);
 });
 
-test("a batch starts at the head, keeps one key and the order, and stays within its rows", () => {
-  const property = fc.property(fc.array(anyJob, { minLength: 1 }), (queue) => {
-    const batch = planBatch(queue);
-    expect(batch[0]).toBe(queue[0]);
-    expect(new Set(batch.map(({ batchKey }) => batchKey)).size).toBe(1);
-    const places = batch.map((picked) => queue.indexOf(picked));
-    expect(places).toEqual([...places].sort((a, b) => a - b));
-    const rows = batch.reduce((sum, picked) => sum + picked.rows, 0);
-    expect(batch.length === 1 || rows <= 8).toBe(true);
-  });
+test("contexts join where a common length costs little", () => {
+  expect([commonTokens(77, 154), commonTokens(154, 231), commonTokens(231, 308)]).toEqual([
+    154,
+    462,
+    undefined,
+  ]);
+  const lengths = [77, 154, 100, 77];
+  expect(rowsOf(lengths.map((tokens) => entry(1, { tokens })))).toEqual([
+    [0, 1],
+    [1, 1],
+    [3, 1],
+  ]);
+});
+
+const anyEntry = fc
+  .record({
+    rows: fc.integer({ min: 1, max: 20 }),
+    batchKey: fc.constantFrom("a", "b"),
+    isSplittable: fc.boolean(),
+    tokens: fc.constantFrom(77, 154, 231),
+  })
+  .map(({ rows, ...extra }) => entry(rows, extra));
+
+test("a run begins with the first, has one key, and exceeds its rows only for what cannot be cut", () => {
+  const property = fc.property(
+    fc.array(anyEntry, { minLength: 1 }),
+    fc.integer({ min: 1, max: 16 }),
+    (entries, cap) => {
+      const slices = planBatch(entries, () => cap);
+      expect(slices[0]?.entry).toBe(entries[0]);
+      expect(new Set(slices.map(({ entry: { job } }) => job.batchKey)).size).toBe(1);
+      const rows = slices.reduce((sum, { range }) => sum + range.rows, 0);
+      const isWhole = slices.length === 1 && !entries[0]?.job.isSplittable;
+      expect(isWhole || rows <= Math.min(8, cap)).toBe(true);
+      const places = slices.map((slice) => entries.indexOf(slice.entry));
+      expect(places).toEqual([...new Set(places)].sort((a, b) => a - b));
+      for (const { entry: own, range } of slices) {
+        const left = without(own.ranges, range).reduce((sum, each) => sum + each.rows, 0);
+        expect(left).toBe(own.job.rows - range.rows);
+      }
+    },
+  );
   fc.assert(property);
 });

@@ -27,6 +27,8 @@ export const TEXT_ROWS_MAX = 256;
 export const VAE_ROWS_MAX = 16;
 /** Latent cells of all pictures together: 6476x6476 pixels, whose 503 MB in float32 fit a frame. */
 export const VAE_CELLS_MAX = 640 * 1024;
+/** UNet cells a VAE cell counts as: SD1.5's decoder takes about 2.5 TFLOP for 64x64, its UNet 0.7. */
+export const VAE_COST = 4;
 /** Larger pictures go through the VAE in tiles: at 1536x1536 a decoder holds about 9 GB. */
 export const VAE_WHOLE_CELLS_MAX = 192 * 192;
 /** Tile size and overlap in pixels when the daemon tiles by itself; as ComfyUI's nodes default. */
@@ -41,6 +43,15 @@ export const BATCH_ROWS_MAX = 16;
 
 /** Steps from which a session's percentiles are taken. */
 export const STEP_SAMPLES_MAX = 512;
+/** How often a watcher gets all figures: as often as an eye can follow a number. */
+export const WATCH_STATUS_MS = 1000;
+/** Events are gathered this long, so that a fast engine does not send a frame a batch. */
+export const WATCH_GATHER_MS = 100;
+/** Events kept for a watcher between two sends; an engine runs some 100 batches a second at most. */
+export const WATCH_EVENTS_MAX = 512;
+/** A watcher with more than this unread gets nothing new until it has read. */
+export const WATCH_BUFFER_BYTES_MAX = 2 ** 20;
+
 /** Warnings remembered as said, for each session. */
 export const WARNINGS_MAX = 1000;
 
@@ -52,3 +63,23 @@ export const UPLOAD_FOLDER_BYTES_MAX = 64 * 2 ** 30;
 export const UPLOAD_HEADER_BYTES = 2 ** 20;
 /** Uploads one session may have under way. */
 export const UPLOADS_PER_SESSION_MAX = 4;
+
+/** A probe's patience: Docker's and Kubernetes' own default to a few seconds. */
+export const READY_MS_MAX = 2000;
+/** What the dashboard's "try it" may ask for: pictures to look at, not production. */
+export const TRY_LIMITS = {
+  /** Pictures being made at once: four tiles of the page, in two browsers. */
+  running: 8,
+  steps: 100,
+  /** Pixels. */
+  side: { min: 64, max: 1024 },
+  cfg: 30,
+  /** Characters. */
+  prompt: 4000,
+  name: 200,
+  loras: 8,
+  strength: 10,
+  /** Whole numbers that JSON carries exactly. */
+  seed: Number.MAX_SAFE_INTEGER,
+  bodyBytes: 64 * 2 ** 10,
+} as const;

@@ -3,18 +3,26 @@
  * queue, and the answer in the client's type. One queue, because the engine is one device.
  */
 import type { ComponentName } from "../checkpoint/index.ts";
-import type { LoraUse, RunItem, RunOutput } from "../engine/index.ts";
+import type { LoraUse } from "../engine/index.ts";
 import { type Logger, LunaError, SILENT_LOGGER } from "../kernel/index.ts";
-import type { LoraSpec, Request, Timings } from "../protocol/index.ts";
+import type { BatchEvent, LoraSpec, Request, Timings } from "../protocol/index.ts";
 import type { Lease } from "../registry/index.ts";
-import { type BatchFacts, BatchQueue, type Outcome, type QueueJob } from "../scheduler/index.ts";
+import {
+  BatchCaps,
+  type BatchFacts,
+  BatchQueue,
+  type CapStatus,
+  type Outcome,
+  type Part,
+} from "../scheduler/index.ts";
 import type { Tensor } from "../tensor/index.ts";
+import type { EventHub } from "./event-hub.ts";
 import { toWire } from "./float-tensors.ts";
 import type { LoraFactors } from "./lora-factors.ts";
+import { buildJob, joinResults, type NetJob, type NetResult, partItem } from "./net-job.ts";
 import type { DaemonOptions } from "./ports.ts";
 import { type RunInputs, type Tensors, textInputs, unetInputs, vaeInputs } from "./run-inputs.ts";
 import type { TensorStore } from "./tensor-store.ts";
-import { itemTile } from "./vae-tile.ts";
 
 export type RunRequest = Request<"model_forward" | "clip_encode" | "vae_encode" | "vae_decode">;
 
@@ -24,10 +32,13 @@ export type RunAnswer = Readonly<{
   warnings: readonly string[];
 }>;
 
-type Job = QueueJob & Readonly<{ path: string; component: ComponentName; item: RunItem }>;
-type JobResult = Readonly<{ output: RunOutput; engineMs: number }>;
-
-export type RunCall = Readonly<{ client: string; tensors: Tensors; signal: AbortSignal }>;
+export type RunCall = Readonly<{
+  /** The session, and the name its client gave. */
+  client: string;
+  name: string;
+  tensors: Tensors;
+  signal: AbortSignal;
+}>;
 
 /** A named LoRA as it was found: a file, or the warning that there is none. */
 type FoundLora = Readonly<{ use: LoraUse } | { warning: string }>;
@@ -35,26 +46,35 @@ type FoundLora = Readonly<{ use: LoraUse } | { warning: string }>;
 export class NetRunner {
   readonly #options: DaemonOptions;
   readonly #store: TensorStore;
-  readonly #queue: BatchQueue<Job, JobResult>;
+  readonly #queue: BatchQueue<NetJob, NetResult>;
   readonly #now: () => number;
+  readonly #events: EventHub;
   readonly #logger: Logger;
   readonly #rows: Record<string, number> = {};
   readonly #clients: Record<string, number> = {};
   #batches = 0;
 
-  constructor(options: DaemonOptions, store: TensorStore, now: () => number) {
+  constructor(
+    options: DaemonOptions,
+    store: TensorStore,
+    { now, events }: { now: () => number; events: EventHub },
+  ) {
     this.#options = options;
     this.#store = store;
     this.#now = now;
+    this.#events = events;
     this.#logger = options.logger ?? SILENT_LOGGER;
     this.#queue = new BatchQueue({
       now,
-      execute: (jobs) => this.#execute(jobs),
+      execute: (parts) => this.#execute(parts),
+      join: joinResults,
+      lanes: options.engine.lanes ?? 1,
+      ...(options.batchRows ? { caps: new BatchCaps(options.batchRows) } : {}),
       onBatch: (facts) => this.#count(facts),
     });
   }
 
-  get queueState(): BatchQueue<Job, JobResult>["state"] {
+  get queueState(): BatchQueue<NetJob, NetResult>["state"] {
     return this.#queue.state;
   }
 
@@ -65,6 +85,11 @@ export class NetRunner {
     clients: Record<string, number>;
   }> {
     return { total: this.#batches, rows: { ...this.#rows }, clients: { ...this.#clients } };
+  }
+
+  /** Rows of a run by shape, as measured; the key names the file without its folders. */
+  get caps(): readonly CapStatus[] {
+    return this.#queue.caps.map((cap) => ({ ...cap, key: cap.key.replace(/^.*[\\/]/, "") }));
   }
 
   close(): void {
@@ -85,9 +110,16 @@ export class NetRunner {
       const found = await search;
       const loras = found.flatMap((lora) => ("use" in lora ? [lora.use] : []));
       const missing = found.flatMap((lora) => ("warning" in lora ? [lora.warning] : []));
-      const job = buildJob({ request, inputs, loras, lease, client: call.client });
+      const { priority, deadlineMs } = request;
+      const weight = this.#options.clientWeights?.get(call.name);
+      const standing = {
+        client: call.client,
+        ...(weight === undefined ? {} : { weight }),
+        ...(priority === undefined ? {} : { priority }),
+      };
+      const job = buildJob({ request, inputs, loras, lease, standing });
       const submittedAtMs = this.#now();
-      const outcome = await this.#queue.submit(job, call.signal);
+      const outcome = await this.#queue.submit(job, call.signal, deadlineMs);
       const waitedMs = submittedAtMs - arrivedAtMs;
       return buildAnswer(outcome, inputs, { waitedMs, missing });
     } finally {
@@ -95,14 +127,38 @@ export class NetRunner {
     }
   }
 
-  async #execute(jobs: readonly Job[]): Promise<readonly JobResult[]> {
-    const [head] = jobs;
+  async #execute(parts: readonly Part<NetJob>[]): Promise<readonly NetResult[]> {
+    const [head] = parts;
     if (!head) return [];
-    const items = jobs.map(({ item }) => item);
-    const { outputs, engineMs } = await this.#options.engine.run(head.path, head.component, items);
-    const { component } = head;
-    this.#logger.debug("batch.done", { component, jobs: jobs.length, engineMs });
-    return outputs.map((output) => ({ output, engineMs }));
+    try {
+      const { outputs, engineMs } = await this.#runEngine(head.job, parts);
+      this.#logger.debug("batch.done", {
+        component: head.job.component,
+        jobs: parts.length,
+        engineMs,
+      });
+      this.#events.publish(batchEvent(head.job, parts, { engineMs }));
+      return outputs.map((output) => ({ output, engineMs }));
+    } catch (cause) {
+      const { code } = LunaError.from(cause);
+      this.#events.publish(batchEvent(head.job, parts, { engineMs: 0, error: code }));
+      throw cause;
+    }
+  }
+
+  /** A single row that does not fit beside idle models is run again without them. */
+  async #runEngine({ path, component }: NetJob, parts: readonly Part<NetJob>[]) {
+    const { engine, registry } = this.#options;
+    const items = parts.map(partItem);
+    const rows = parts.reduce((sum, { range }) => sum + range.rows, 0);
+    for (;;) {
+      try {
+        return await engine.run(path, component, items);
+      } catch (error) {
+        if (rows > 1 || !LunaError.isCode(error, "MEMORY_EXCEEDED")) throw error;
+        if (!(await registry.evictIdle())) throw error;
+      }
+    }
   }
 
   #count({ rows, clients }: BatchFacts): void {
@@ -184,34 +240,30 @@ function checkInputs(request: RunRequest, tensors: Tensors, { checkpoint }: Leas
   }
 }
 
-type JobParts = Readonly<{
-  request: RunRequest;
-  inputs: RunInputs;
-  loras: readonly LoraUse[];
-  lease: Lease;
-  client: string;
-}>;
-
-function buildJob({ request, inputs, loras, lease, client }: JobParts): Job {
-  const { path, component, checkpoint } = lease;
-  const { tensors, rows, rowsMax, shapeKey } = inputs;
-  const item: RunItem = { tensors, loras };
-  const batch = { rows, rowsMax, client, path, component };
-  if (request.op === "model_forward") {
-    return { ...batch, item, batchKey: `${path} ${component} ${shapeKey}` };
-  }
-  if (request.op === "clip_encode") {
-    const { layer, isLayerNormed } = request;
-    const batchKey = `${path} ${component} ${shapeKey}`;
-    return { ...batch, item: { ...item, layer, isLayerNormed }, batchKey };
-  }
-  const tile = itemTile(request, tensors, checkpoint);
-  const batchKey = `${path} ${component} ${shapeKey} ${tile?.size} ${tile?.overlap}`;
-  return { ...batch, item: tile ? { ...item, tile } : item, batchKey };
+function batchEvent(
+  { model, component }: NetJob,
+  parts: readonly Part<NetJob>[],
+  outcome: Pick<BatchEvent, "engineMs" | "error">,
+): BatchEvent {
+  return {
+    type: "batch",
+    atMs: Date.now(),
+    ...{ model, component },
+    rows: parts.reduce((sum, { range }) => sum + range.rows, 0),
+    requests: parts.map(({ job: { client, item }, range: { rows } }) => ({
+      session: client,
+      rows,
+      loras: item.loras.map(({ source, strength }) => ({
+        name: source.type === "file" ? source.name : source.digest,
+        strength,
+      })),
+    })),
+    ...outcome,
+  };
 }
 
 function buildAnswer(
-  { result: { output, engineMs }, queueMs, batch }: Outcome<JobResult>,
+  { result: { output, engineMs }, queueMs, batch }: Outcome<NetResult>,
   { dtype }: RunInputs,
   { waitedMs, missing }: { waitedMs: number; missing: readonly string[] },
 ): RunAnswer {

@@ -10,6 +10,7 @@ import {
 } from "../protocol/index.ts";
 import { ALL_KINDS } from "../registry/index.ts";
 import type { Tensor } from "../tensor/index.ts";
+import type { EventHub } from "./event-hub.ts";
 import { UPLOADS_PER_SESSION_MAX } from "./limits.ts";
 import { describeModel } from "./model-info.ts";
 import type { NetRunner, RunRequest } from "./net-runner.ts";
@@ -17,6 +18,7 @@ import type { DaemonOptions } from "./ports.ts";
 import type { SessionStats } from "./session-stats.ts";
 import type { TensorStore } from "./tensor-store.ts";
 import { Upload } from "./uploads.ts";
+import type { Outlet, WatchDesk } from "./watch-desk.ts";
 
 /** What operations share. */
 export type Services = Readonly<{
@@ -24,16 +26,22 @@ export type Services = Readonly<{
   store: TensorStore;
   runner: NetRunner;
   status: () => Promise<DaemonStatus>;
+  events: EventHub;
+  watches: WatchDesk;
 }>;
 
 /** Who asks, and with what. */
 export type Call = Readonly<{
   client: string;
+  /** The name its client greeted with. */
+  name: string;
   tensors: ReadonlyMap<string, Tensor>;
   signal: AbortSignal;
   stats: SessionStats;
   /** Uploads of this session under way. */
   uploads: Map<string, Upload>;
+  /** Where events of a watch go. */
+  outlet: Outlet;
 }>;
 
 export type Answer = Readonly<{
@@ -79,6 +87,8 @@ export async function operate(request: Request, call: Call, services: Services):
       return only({});
     case "status":
       return only({ status: await services.status() });
+    case "watch":
+      return services.watches.watch(call.outlet, call.signal);
     case "ping":
       return only({});
   }

@@ -6,12 +6,20 @@ import type { UploadLimits } from "./uploads.ts";
 /** What the server needs of the registry. */
 export type ServedModels = Pick<
   ModelRegistry,
-  "describe" | "acquire" | "preload" | "unload" | "pin" | "unpin" | "list" | "resolveLora"
+  | "describe"
+  | "acquire"
+  | "preload"
+  | "unload"
+  | "pin"
+  | "unpin"
+  | "list"
+  | "resolveLora"
+  | "evictIdle"
 >;
 
 export type DaemonOptions = Readonly<{
   registry: ServedModels;
-  engine: Pick<Engine, "run" | "info">;
+  engine: Pick<Engine, "run" | "info" | "lanes">;
   /** Version of this package. */
   version: string;
   logger?: Logger;
@@ -21,6 +29,10 @@ export type DaemonOptions = Readonly<{
   uploadFolder?: string;
   uploadLimits?: UploadLimits;
   tensorBytesMax?: number;
+  /** Rows of a run; not given, they are measured for each shape. */
+  batchRows?: number;
+  /** Shares of clients by the name they greet with; 1 for all others. */
+  clientWeights?: ReadonlyMap<string, number>;
   /** Milliseconds of a steady clock. */
   now?: () => number;
 }>;

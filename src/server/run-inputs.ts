@@ -15,6 +15,7 @@ import {
   TEXT_ROWS_MAX,
   UNET_ROWS_MAX,
   VAE_CELLS_MAX,
+  VAE_COST,
   VAE_ROWS_MAX,
 } from "./limits.ts";
 
@@ -26,6 +27,12 @@ export type RunInputs = Readonly<{
   shapeKey: string;
   rows: number;
   rowsMax: number;
+  /** Work of a row, in latent cells. */
+  rowCost: number;
+  /** Rows do not depend on each other, and every tensor has them on its first axis. */
+  isSplittable: boolean;
+  /** Length of the context. */
+  tokens?: number;
   /** Type of the answer. */
   dtype: WireDType;
 }>;
@@ -89,8 +96,8 @@ export function unetInputs(tensors: Tensors, { unet }: Checkpoint): RunInputs {
   const controlKeys = controls.map((name) => `${name}=${controlShape(tensors, name, rows)}`);
   return {
     tensors: allF32(tensors),
-    shapeKey: [`${height}x${width}`, `t${tokens}`, ...controlKeys].join(" "),
-    rows,
+    shapeKey: [`${height}x${width}`, ...controlKeys].join(" "),
+    ...{ rows, tokens, rowCost: cells, isSplittable: true },
     rowsMax: Math.max(1, Math.min(BATCH_ROWS_MAX, Math.floor(BATCH_CELLS_MAX / cells))),
     dtype: wireDType(tensors, "x"),
   };
@@ -133,7 +140,11 @@ export function textInputs(
     checked.set("embeddings", toF32("embeddings", embeddings));
   } else if (tensors.has("embedding_positions")) throw invalid('"embeddings" are missing.');
   const shapeKey = `${layer} ${isLayerNormed} ${embeddings !== undefined}`;
-  return { tensors: checked, shapeKey, rows, rowsMax: TEXT_ROWS_MAX, dtype: "F32" };
+  return {
+    ...{ tensors: checked, shapeKey, rows, rowsMax: TEXT_ROWS_MAX, dtype: "F32" },
+    // Embeddings name the row they stand in.
+    ...{ rowCost: TOKENS, isSplittable: false },
+  };
 }
 
 function checkEmbeddings(tensors: Tensors, rows: number, width: number): void {
@@ -167,8 +178,7 @@ export function vaeInputs(
   return {
     tensors: allF32(tensors),
     shapeKey: `${height}x${width}`,
-    rows,
-    rowsMax: 1,
+    ...{ rows, rowsMax: 1, rowCost: (VAE_COST * cells) / rows, isSplittable: true },
     dtype: wireDType(tensors, slot),
   };
 }

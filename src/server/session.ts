@@ -30,6 +30,7 @@ import {
 import { type Answer, operate, type Services } from "./operations.ts";
 import { SessionStats } from "./session-stats.ts";
 import type { Upload } from "./uploads.ts";
+import type { Outlet } from "./watch-desk.ts";
 
 type InFlight = Readonly<{ abort: AbortController; bytes: number }>;
 
@@ -96,7 +97,9 @@ export class Session {
     for (const upload of this.#uploads.values()) {
       upload.abandon().catch((error) => this.#logger.warn("upload.left", { error: String(error) }));
     }
-    if (this.#client) this.#logger.info("session.closed", { ...this.#client, reason });
+    if (!this.#client) return;
+    this.#logger.info("session.closed", { ...this.#client, reason });
+    this.#tell("closed", this.#client);
   }
 
   #refuse(error: LunaError, id?: number): void {
@@ -147,6 +150,7 @@ export class Session {
     clearTimeout(this.#handshake);
     this.#client = client;
     this.#logger.info("session.opened", { session: this.id, ...client });
+    this.#tell("opened", client);
     const daemon = { version: this.#services.options.version, pid: process.pid };
     this.#transport.send(
       encodeFrame({ type: "welcome", protocol: PROTOCOL_VERSION, daemon, session: this.id }),
@@ -180,16 +184,19 @@ export class Session {
     try {
       const { tensors } = frame;
       const [client, stats, uploads] = [this.id, this.#stats, this.#uploads];
+      const name = this.#client?.name ?? "";
       const answer = await operate(
         request,
-        { client, stats, uploads, tensors, signal },
+        { client, name, stats, uploads, tensors, signal, outlet: this.#outlet(id) },
         this.#services,
       );
       this.#inFlight.delete(id);
       if (!this.#isClosed)
         this.#transport.send(encodeFrame(this.#result(id, answer), answer.tensors));
-      if (op === "model_forward" && answer.timings) {
-        this.#stats.addStep(this.#now() - arrivedAtMs, answer.timings);
+      if (answer.timings) {
+        const totalMs = this.#now() - arrivedAtMs;
+        if (op === "model_forward") this.#stats.addStep(totalMs, answer.timings);
+        this.#services.events.publish({ type: "run", op, totalMs, ...answer.timings });
       }
     } catch (cause) {
       this.#inFlight.delete(id);
@@ -198,7 +205,29 @@ export class Session {
       const text = level === "error" && cause instanceof Error ? { stack: cause.stack } : {};
       this.#logger[level]("request.failed", { session: this.id, op, code: error.code, ...text });
       this.#sendError(error, id);
+      // A watch ends by being cancelled; that is its answer, not a failure.
+      if (op !== "watch" && !this.#isClosed) this.#tellError(error, op);
     }
+  }
+
+  #outlet(id: number): Outlet {
+    return {
+      send: (events, dropped) => {
+        if (this.#isClosed) return;
+        this.#transport.send(encodeFrame({ type: "event", id, dropped, events: [...events] }));
+      },
+      bufferedBytes: () => this.#transport.bufferedBytes,
+    };
+  }
+
+  #tell(change: "opened" | "closed", { name, version }: Hello["client"]): void {
+    const event = { type: "session", atMs: Date.now(), session: this.id } as const;
+    this.#services.events.publish({ ...event, change, name, version });
+  }
+
+  #tellError({ code, message }: LunaError, op: string): void {
+    const event = { type: "error", atMs: Date.now(), session: this.id } as const;
+    this.#services.events.publish({ ...event, name: this.#client?.name ?? "", op, code, message });
   }
 
   #result(id: number, { data, timings, warnings = [] }: Answer): Result {

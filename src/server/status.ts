@@ -20,11 +20,16 @@ export async function readStatus(parts: StatusParts): Promise<DaemonStatus> {
   const [models, engine] = await Promise.all([options.registry.list(), options.engine.info()]);
   const { pid, device, provider, rssBytes, restarts, loraCache } = engine;
   return {
-    daemon: { version: options.version, pid: process.pid, uptimeMs },
+    daemon: {
+      version: options.version,
+      pid: process.pid,
+      uptimeMs,
+      rssBytes: process.memoryUsage.rss(),
+    },
     models: models.map((model) => modelStatus(model, engine)),
     sessions: sessions.flatMap((session) => session.toStatus() ?? []),
     queue: runner.queueState,
-    batches: runner.batches,
+    batches: { ...runner.batches, caps: [...runner.caps] },
     engine: { pid, device, provider, rssBytes, restarts, loraCache },
     tensorStore: store.state,
   };

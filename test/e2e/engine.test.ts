@@ -142,6 +142,18 @@ test("a mixed batch is each item alone", async () => {
   }
 });
 
+test("contexts of different lengths share a batch, repeated to a common length", async () => {
+  const items = [77, 154, 231].map((tokens, at) => unetItem({ tokens, seed: at + 1, rows: 2 }));
+  for (const pair of [items.slice(0, 2), items.slice(1)]) {
+    const { outputs } = await engine.run(path, "unet", pair);
+    for (const [index, item] of pair.entries()) {
+      const alone = (await engine.run(path, "unet", [item])).outputs[0]?.tensors.get("out");
+      const actual = floatsOf(outputs[index]?.tensors.get("out"));
+      expect(error(actual, floatsOf(alone))).toBeLessThan(1e-6);
+    }
+  }
+});
+
 test("controls act on the items that have them", async () => {
   const control = new Map([["control.middle.0", randomFloats([1, 32, 4, 4], 9)]]);
   const items = [unetItem({ control }), unetItem()];

@@ -22,19 +22,20 @@ export type UNetOptions = Readonly<{
   seed?: number;
   rows?: number;
   side?: number;
+  tokens?: number;
   loras?: readonly LoraUse[];
   control?: ReadonlyMap<string, Tensor>;
 }>;
 
 export function unetItem(options: UNetOptions = {}): RunItem {
-  const { seed = 1, rows = 1, side = 8, loras = [], control = new Map() } = options;
+  const { seed = 1, rows = 1, side = 8, tokens = 77, loras = [], control = new Map() } = options;
   const timesteps = Float32Array.from({ length: rows }, (_, row) => 900 / seed - row * 0.5);
   return {
     loras,
     tensors: new Map([
       ["x", randomFloats([rows, 4, side, side], seed)],
       ["timesteps", fromFloat({ shape: [rows], data: timesteps })],
-      ["context", randomFloats([rows, 77, TINY_TEXT_WIDTH], seed + 100)],
+      ["context", randomFloats([rows, tokens, TINY_TEXT_WIDTH], seed + 100)],
       ...control,
     ]),
   };

@@ -1,0 +1,44 @@
+import { expect, test } from "vitest";
+import { fromFloat, type Tensor, toFloat } from "../tensor/index.ts";
+import { joinResults, type NetJob, partItem } from "./net-job.ts";
+
+const counted = (shape: number[]): Tensor => {
+  const count = shape.reduce((a, b) => a * b, 1);
+  return fromFloat({ shape, data: Float32Array.from({ length: count }, (_, at) => at) });
+};
+const job: NetJob = {
+  ...{ batchKey: "k", client: "c", model: "m", path: "/m", component: "unet" },
+  ...{ rows: 4, rowsMax: 8, rowCost: 4 },
+  item: {
+    loras: [],
+    tensors: new Map([
+      ["x", counted([4, 2, 1, 1])],
+      ["timesteps", counted([4])],
+      ["control.middle.0", counted([1, 2, 1, 1])],
+    ]),
+  },
+};
+const values = (tensor: Tensor | undefined) => [...(tensor ? toFloat(tensor).data : [])];
+
+test("rows of a job are views of its tensors; one row of control stands for all", () => {
+  const { tensors } = partItem({ job, range: { begin: 1, rows: 2 } });
+  expect(values(tensors.get("x"))).toEqual([2, 3, 4, 5]);
+  expect(tensors.get("x")?.shape).toEqual([2, 2, 1, 1]);
+  expect(values(tensors.get("timesteps"))).toEqual([1, 2]);
+  expect(tensors.get("control.middle.0")?.shape).toEqual([1, 2, 1, 1]);
+  expect(partItem({ job, range: { begin: 0, rows: 4 } })).toBe(job.item);
+});
+
+test("results of all rows are the result of the job", () => {
+  const parts = [
+    { begin: 0, rows: 3 },
+    { begin: 3, rows: 1 },
+  ].map((range, index) => ({
+    engineMs: 5,
+    output: { tensors: partItem({ job, range }).tensors, warnings: ["once", `part ${index}`] },
+  }));
+  const { output, engineMs } = joinResults(parts);
+  expect(output.tensors.get("x")).toEqual(job.item.tensors.get("x"));
+  expect(output.warnings).toEqual(["once", "part 0", "part 1"]);
+  expect(engineMs).toBe(10);
+});

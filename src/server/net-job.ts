@@ -1,0 +1,85 @@
+/** A request as the scheduler sees it: what it may share a run with, and how its rows are cut. */
+import type { ComponentName } from "../checkpoint/index.ts";
+import type { LoraUse, RunItem, RunOutput } from "../engine/index.ts";
+import type { Lease } from "../registry/index.ts";
+import type { Job, Part, Priority, Range } from "../scheduler/index.ts";
+import type { Tensor } from "../tensor/index.ts";
+import type { RunRequest } from "./net-runner.ts";
+import type { RunInputs, Tensors } from "./run-inputs.ts";
+import { itemTile } from "./vae-tile.ts";
+
+export type NetJob = Job &
+  Readonly<{ model: string; path: string; component: ComponentName; item: RunItem }>;
+
+/** What a run gave for the rows of one job. */
+export type NetResult = Readonly<{ output: RunOutput; engineMs: number }>;
+
+/** Whose a request is and how urgent. */
+export type Standing = Readonly<{ client: string; weight?: number; priority?: Priority }>;
+
+type JobParts = Readonly<{
+  request: RunRequest;
+  inputs: RunInputs;
+  loras: readonly LoraUse[];
+  lease: Lease;
+  standing: Standing;
+}>;
+
+export function buildJob({ request, inputs, loras, lease, standing }: JobParts): NetJob {
+  const { model, path, component, checkpoint } = lease;
+  const { tensors, rows, rowsMax, rowCost, tokens, isSplittable, shapeKey } = inputs;
+  const shape = { rows, rowsMax, rowCost, isSplittable, ...(tokens ? { tokens } : {}) };
+  const batch = { ...standing, ...shape, model, path, component };
+  const item: RunItem = { tensors, loras };
+  const batchKey = `${path} ${component} ${shapeKey}`;
+  if (request.op === "model_forward") return { ...batch, item, batchKey };
+  if (request.op === "clip_encode") {
+    const { layer, isLayerNormed } = request;
+    return { ...batch, item: { ...item, layer, isLayerNormed }, batchKey };
+  }
+  const tile = itemTile(request, tensors, checkpoint);
+  const tiledKey = `${batchKey} ${tile?.size} ${tile?.overlap}`;
+  return { ...batch, item: tile ? { ...item, tile } : item, batchKey: tiledKey };
+}
+
+/** The rows of a job that one run computes, as views; all of them are the item itself. */
+export function partItem({ job, range }: Part<NetJob>): RunItem {
+  const { item, rows } = job;
+  if (range.rows === rows) return item;
+  const tensors: Tensors = new Map(
+    Array.from(item.tensors, ([name, tensor]) => [name, sliceRows(tensor, rows, range)]),
+  );
+  return { ...item, tensors };
+}
+
+/** A control of one row stands for all rows. */
+function sliceRows(tensor: Tensor, rows: number, range: Range): Tensor {
+  const [own = 1, ...inner] = tensor.shape;
+  if (own !== rows) return tensor;
+  const step = tensor.bytes.byteLength / rows;
+  const bytes = tensor.bytes.subarray(range.begin * step, (range.begin + range.rows) * step);
+  return { dtype: tensor.dtype, shape: [range.rows, ...inner], bytes };
+}
+
+/** The result of a job from those of its rows, in order. */
+export function joinResults(parts: readonly NetResult[]): NetResult {
+  const tensors = new Map<string, Tensor>();
+  for (const name of parts[0]?.output.tensors.keys() ?? []) {
+    tensors.set(name, joinRows(parts.flatMap(({ output }) => output.tensors.get(name) ?? [])));
+  }
+  const warnings = [...new Set(parts.flatMap(({ output }) => output.warnings))];
+  const engineMs = parts.reduce((sum, part) => sum + part.engineMs, 0);
+  return { output: { tensors, warnings }, engineMs };
+}
+
+function joinRows(tensors: readonly Tensor[]): Tensor {
+  const [, ...inner] = tensors[0]?.shape ?? [];
+  const rows = tensors.reduce((sum, { shape }) => sum + (shape[0] ?? 0), 0);
+  const bytes = new Uint8Array(tensors.reduce((sum, part) => sum + part.bytes.byteLength, 0));
+  let offset = 0;
+  for (const part of tensors) {
+    bytes.set(part.bytes, offset);
+    offset += part.bytes.byteLength;
+  }
+  return { dtype: tensors[0]?.dtype ?? "F32", shape: [rows, ...inner], bytes };
+}
