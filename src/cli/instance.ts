@@ -150,7 +150,7 @@ export const instance: Command = {
     "preview-method": {
       type: "string",
       value: "NAME",
-      doc: `Pictures while sampling: ${PREVIEW_METHODS.join(", ")} (default auto).`,
+      doc: `Pictures while sampling: ${PREVIEW_METHODS.join(", ")} (default auto: for clients that ask for them).`,
     },
   },
   run: serve,

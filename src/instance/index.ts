@@ -2,5 +2,10 @@ export type { InstanceFolders } from "./folders.ts";
 export { CONCURRENCY_MAX } from "./limits.ts";
 export { ModelClients } from "./model-clients.ts";
 export { InstanceServices, type NodeServicesOptions } from "./node-services.ts";
-export { isPreviewMethod, PREVIEW_METHODS, type PreviewMethod } from "./previewers.ts";
+export {
+  createPreviewer,
+  isPreviewMethod,
+  PREVIEW_METHODS,
+  type PreviewMethod,
+} from "./previewers.ts";
 export { type Instance, type InstanceOptions, startInstance } from "./start-instance.ts";

@@ -2,7 +2,7 @@
 import type { JsonObject, WorkflowRunner } from "../workflow/index.ts";
 import { SILENCE_MS_MAX } from "./limits.ts";
 import type { PromptQueue, RunningPrompt } from "./prompt-queue.ts";
-import { type Previewer, RunMessages } from "./run-messages.ts";
+import { RunMessages, type RunMessagesOptions } from "./run-messages.ts";
 import type { SocketHub } from "./socket-hub.ts";
 
 export type LaneOptions = Readonly<{
@@ -10,7 +10,7 @@ export type LaneOptions = Readonly<{
   hub: SocketHub;
   /** One a lane: a runner keeps the results of its latest prompt. */
   runners: readonly WorkflowRunner[];
-  previewerFor: (prompt: RunningPrompt) => Previewer;
+  previewsOf: (prompt: RunningPrompt) => Pick<RunMessagesOptions, "previewer" | "isPreviewShy">;
   now: () => number;
 }>;
 
@@ -69,8 +69,8 @@ export class PromptLanes {
   }
 
   async #run(prompt: RunningPrompt, runner: WorkflowRunner): Promise<void> {
-    const { queue, hub, now, previewerFor } = this.#options;
-    const messages = new RunMessages(prompt, { hub, previewer: previewerFor(prompt), now });
+    const { queue, hub, now, previewsOf } = this.#options;
+    const messages = new RunMessages(prompt, { hub, now, ...previewsOf(prompt) });
     let isSilent = true;
     const heartbeat = setInterval(() => {
       if (isSilent) messages.tellState();

@@ -10,6 +10,8 @@ export type Previewer = (preview: LatentPreview) => Uint8Array | undefined;
 export type RunMessagesOptions = Readonly<{
   hub: SocketHub;
   previewer: Previewer;
+  /** Previews only for clients that announce the newer form: others may take them for results. */
+  isPreviewShy: boolean;
   now: () => number;
 }>;
 
@@ -98,9 +100,10 @@ export class RunMessages {
     this.tellState();
     const { clientId } = this.#prompt;
     if (clientId === undefined) return;
-    const png = preview && this.#options.previewer(preview);
-    const send = () => png && this.#hub.sendPreview(clientId, png, this.#place(node));
     const isFirst = this.#hub.hasPreviewMetadata(clientId);
+    const { previewer, isPreviewShy } = this.#options;
+    const png = preview && (isFirst || !isPreviewShy) ? previewer(preview) : undefined;
+    const send = () => png && this.#hub.sendPreview(clientId, png, this.#place(node));
     if (isFirst) send();
     this.#send("progress", { value, max, node });
     if (!isFirst) send();

@@ -58,11 +58,12 @@ export async function startInstance(options: InstanceOptions): Promise<Instance>
   const runners = Array.from({ length: options.concurrency }, () =>
     createWorkflowRunner({ definitions, services }),
   );
-  const previewerFor = ({ extraData }: RunningPrompt) => {
+  const previewsOf = ({ extraData }: RunningPrompt) => {
     const asked = extraData.get("preview_method");
-    return createPreviewer(isPreviewMethod(asked) ? asked : options.previewMethod, services);
+    const method = isPreviewMethod(asked) ? asked : options.previewMethod;
+    return { previewer: createPreviewer(method, services), isPreviewShy: method === "auto" };
   };
-  const lanes = new PromptLanes({ queue, hub, runners, previewerFor, now });
+  const lanes = new PromptLanes({ queue, hub, runners, previewsOf, now });
   const validate = createWorkflowRunner({ definitions, services }).validate;
   const router = new Router(
     {

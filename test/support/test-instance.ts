@@ -10,6 +10,7 @@ import {
   type InstanceFolders,
   InstanceServices,
   ModelClients,
+  type PreviewMethod,
   startInstance,
 } from "../../src/instance/index.ts";
 import { NODE_DEFINITIONS, type NodeDefinition } from "../../src/nodes/index.ts";
@@ -22,6 +23,7 @@ export type TestInstanceOptions = Readonly<{
   concurrency?: number;
   nodes?: readonly NodeDefinition[];
   frontEndRoot?: string;
+  previewMethod?: PreviewMethod;
 }>;
 
 export type Message = Readonly<{ type: string; data: Record<string, unknown> }>;
@@ -168,7 +170,7 @@ export async function startTestInstance(options: TestInstanceOptions = {}): Prom
     concurrency: options.concurrency ?? 1,
     version: "0.0.0",
     clients: () => clients.opened(),
-    previewMethod: "auto",
+    previewMethod: options.previewMethod ?? "auto",
     ...(options.frontEndRoot === undefined ? {} : { frontEndRoot: options.frontEndRoot }),
   });
   const close = async () => {
