@@ -2,17 +2,18 @@
 import { tmpdir, totalmem } from "node:os";
 import { join } from "node:path";
 import { openCheckpointFile } from "./checkpoint/index.ts";
-import { Connection, type Peer } from "./client/index.ts";
+import type { Peer } from "./client/index.ts";
+import { openCorePeer } from "./core-peer.ts";
 import { type DeviceChoice, type Engine, startEngine } from "./engine/index.ts";
 import { type Config, type Logger, LunaError, SILENT_LOGGER } from "./kernel/index.ts";
 import { modelFoldersOf, uploadRoot } from "./model-paths.ts";
-import { createMemoryTransportPair } from "./protocol/index.ts";
 import { ModelRegistry } from "./registry/index.ts";
 import {
   createDaemonCore,
   type DaemonCore,
   type ListeningDaemon,
   listenDaemon,
+  type TryIt,
 } from "./server/index.ts";
 import { VERSION } from "./version.ts";
 
@@ -72,6 +73,17 @@ function socketPath(config: Config, port: number): string | undefined {
   return join(tmpdir(), `luna-${port}.sock`);
 }
 
+/** Nodes and tokenizer are loaded for the first picture: most daemons make none themselves. */
+function createTryIt(core: DaemonCore, config: Config): TryIt {
+  let maker: Promise<TryIt> | undefined;
+  return async (request, options) => {
+    maker ??= import("./picture-maker.ts").then(({ createPictureMaker }) =>
+      createPictureMaker(core, config),
+    );
+    return (await maker)(request, options);
+  };
+}
+
 /** A daemon on the network. `close` ends it and its engine. */
 export async function startDaemon(
   config: Config,
@@ -84,6 +96,7 @@ export async function startDaemon(
       host: config.host,
       port: config.port,
       allowedHosts: config.allowedHosts,
+      tryIt: createTryIt(daemon.core, config),
       ...(path === undefined || (config.port === 0 && config.socket === "auto")
         ? {}
         : { socketPath: path }),
@@ -102,19 +115,11 @@ export async function startDaemon(
 /** An instance's own engine, reached through the same protocol without a socket. */
 export async function openLocalPeer(
   config: Config,
-  client: { name: string; version: string },
+  client: { name: string; version: string; pid?: number },
   logger: Logger = SILENT_LOGGER,
 ): Promise<Peer> {
   const daemon = await createDaemon(config, logger);
-  const connection = await Connection.open({
-    open: async () => {
-      const [near, far] = createMemoryTransportPair();
-      daemon.core.connect(far, { isTrusted: true });
-      return near;
-    },
-    client,
-    graceMs: 0,
-  });
+  const connection = await openCorePeer(daemon.core, client);
   const close = async () => {
     await connection.close();
     await daemon.close();

@@ -1,4 +1,5 @@
 export { fromErrorMessage, toErrorMessage } from "./error-message.ts";
+export type { BatchEvent, WatchEvent } from "./events.ts";
 export {
   decodeFrame,
   encodeFrame,
@@ -12,6 +13,8 @@ export {
   type ClientMessage,
   type DaemonMessage,
   type ErrorMessage,
+  type EventMessage,
+  errorSchema,
   type Hello,
   type Message,
   PROTOCOL_VERSION,
@@ -24,6 +27,12 @@ export {
   type Welcome,
 } from "./messages.ts";
 export { isOp, OPS, type Op, parseResultData, type RequestBody, type ResultData } from "./ops.ts";
-export type { DaemonStatus, LoraSpec, ModelList, Tile } from "./schemas.ts";
+export {
+  type DaemonStatus,
+  type LoraSpec,
+  type ModelList,
+  statusSchema,
+  type Tile,
+} from "./schemas.ts";
 export { createMemoryTransportPair, type Transport } from "./transport.ts";
 export { createWebSocketTransport } from "./web-socket-transport.ts";

@@ -5,7 +5,8 @@
 
 import { z } from "zod";
 import { LunaError } from "../kernel/index.ts";
-import { NAME_LENGTH_MAX, TOKEN_LENGTH_MAX } from "./limits.ts";
+import { watchEventSchema } from "./events.ts";
+import { NAME_LENGTH_MAX, PID_MAX, TOKEN_LENGTH_MAX } from "./limits.ts";
 import { isOp, OPS, type Op, type RequestBody } from "./ops.ts";
 import { requestIdSchema } from "./schemas.ts";
 
@@ -16,7 +17,12 @@ const text = z.string().max(NAME_LENGTH_MAX);
 export const helloSchema = z.strictObject({
   type: z.literal("hello"),
   protocol: z.literal(PROTOCOL_VERSION),
-  client: z.strictObject({ name: text.min(1), version: text }),
+  client: z.strictObject({
+    name: text.min(1),
+    version: text,
+    /** Process of the client, so that tools on this machine can show its memory. */
+    pid: z.int().positive().max(PID_MAX).exactOptional(),
+  }),
   token: z.string().max(TOKEN_LENGTH_MAX).exactOptional(),
 });
 export type Hello = z.infer<typeof helloSchema>;
@@ -65,10 +71,22 @@ export const errorSchema = z.object({
 });
 export type ErrorMessage = z.infer<typeof errorSchema>;
 
+/** What happened since the last one, to a session that watches. */
+export const eventSchema = z.object({
+  type: z.literal("event"),
+  /** Of the `watch` request. */
+  id: requestIdSchema,
+  /** Events left out before these, because the watcher read too slowly. */
+  dropped: z.number(),
+  events: z.array(watchEventSchema),
+});
+export type EventMessage = z.infer<typeof eventSchema>;
+
 export const daemonMessageSchema = z.discriminatedUnion("type", [
   welcomeSchema,
   resultSchema,
   errorSchema,
+  eventSchema,
 ]);
 export type DaemonMessage = z.infer<typeof daemonMessageSchema>;
 export type Message = ClientMessage | DaemonMessage;

@@ -4,11 +4,13 @@ import { join } from "node:path";
 import { expect, test } from "vitest";
 import type { z } from "zod";
 import { digestTensor, fromFloat } from "../tensor/index.ts";
+import { batchEventSchema, watchEventSchema } from "./events.ts";
 import { decodeFrame, encodeFrame, joinFrame } from "./frame.ts";
 import * as limits from "./limits.ts";
 import {
   cancelSchema,
   errorSchema,
+  eventSchema,
   helloSchema,
   parseClientMessage,
   resultSchema,
@@ -61,12 +63,24 @@ test.each([
   ["### hello", helloSchema],
   ["### welcome", welcomeSchema],
   ["### error", errorSchema],
+  ["### event", eventSchema],
   ["### cancel", cancelSchema],
   ["### ModelInfo", modelInfoSchema],
   ["### status", statusSchema],
 ] as const)("the fields of %s are those in the code", (heading, schema) => {
   const written = tableAfter(heading).map(([field]) => field);
   expect(written).toEqual(fieldsOf(schema.shape));
+});
+
+test("the events are those in the code", () => {
+  const written = tableAfter("### Events").map(([type, fields]) => [type, listed(fields)]);
+  const coded = watchEventSchema.options.map(({ shape }) => {
+    const { type, ...fields } = shape;
+    return [type.value, fieldsOf(fields)];
+  });
+  expect(written).toEqual(coded);
+  const { requests } = batchEventSchema.shape;
+  expect(page).toContain(`{${Object.keys(requests.element.shape).join(", ")}}, \`loras\``);
 });
 
 test("the fields of a result are those in the code", () => {

@@ -53,6 +53,8 @@ export function checkOrigin(
     );
   }
   if (origin === undefined || origin === `http://${host}`) return;
+  // Behind a proxy that ends TLS.
+  if (origin === `https://${host}`) return;
   throw new LunaError(
     "ORIGIN_REFUSED",
     `Pages of ${JSON.stringify(origin).slice(0, 80)} may not use this daemon.`,

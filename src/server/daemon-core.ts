@@ -4,6 +4,7 @@
  */
 import { LunaError, SILENT_LOGGER } from "../kernel/index.ts";
 import type { DaemonStatus, Transport } from "../protocol/index.ts";
+import { EventHub } from "./event-hub.ts";
 import { SESSIONS_MAX } from "./limits.ts";
 import { NetRunner } from "./net-runner.ts";
 import type { Services } from "./operations.ts";
@@ -11,9 +12,13 @@ import type { DaemonOptions } from "./ports.ts";
 import { Session } from "./session.ts";
 import { readStatus } from "./status.ts";
 import { TensorStore } from "./tensor-store.ts";
+import { WatchDesk } from "./watch-desk.ts";
 
 export interface DaemonCore {
   readonly options: DaemonOptions;
+  readonly events: EventHub;
+  /** Takes no new work any more. */
+  readonly isClosing: boolean;
   /** Takes over a connection. `isTrusted`: it need not show the token in its hello. */
   connect(transport: Transport, options?: { isTrusted?: boolean }): void;
   status(): Promise<DaemonStatus>;
@@ -26,15 +31,21 @@ export function createDaemonCore(options: DaemonOptions): DaemonCore {
   const now = options.now ?? (() => performance.now());
   const { tensorBytesMax } = options;
   const store = new TensorStore(tensorBytesMax === undefined ? {} : { tensorBytesMax });
-  const runner = new NetRunner(options, store, now);
+  const events = new EventHub();
+  const runner = new NetRunner(options, store, { now, events });
   const sessions = new Set<Session>();
   const startedAtMs = now();
   const status = () =>
     readStatus({ options, store, runner, sessions: [...sessions], uptimeMs: now() - startedAtMs });
-  const services: Services = { options, store, runner, status };
+  const watches = new WatchDesk({ hub: events, status });
+  const services: Services = { options, store, runner, status, events, watches };
   let isClosing = false;
   return {
     options,
+    events,
+    get isClosing() {
+      return isClosing;
+    },
     status,
     connect(transport, { isTrusted = false } = {}) {
       const onClose = () => sessions.delete(session);

@@ -3,17 +3,32 @@ import { ERRORS, LunaError } from "../kernel/index.ts";
 import { toErrorMessage } from "../protocol/index.ts";
 import { checkOrigin, checkToken, type Knock } from "./access.ts";
 import type { DaemonCore } from "./daemon-core.ts";
+import { addPages, isPage } from "./http-pages.ts";
+import { Metrics } from "./metrics.ts";
+import { openApiDocument } from "./open-api.ts";
+import { readReadiness } from "./readiness.ts";
+import { addTryRoute, type TryIt } from "./try-it.ts";
 
-/** The JSON face: /health for probes, /v1/models and /v1/status for people and programs. */
+export type HttpOptions = Readonly<{
+  allowedHosts?: readonly string[] | undefined;
+  /** Makes the pictures of the dashboard's "try it"; without it there is no such route. */
+  tryIt?: TryIt | undefined;
+}>;
+
+/** Probes come from programs that hold no secrets, and learn nothing worth one. */
+const PROBES: readonly string[] = ["/health", "/ready"];
+
+/** The HTTP face: probes, figures, status, the dashboard. open-api.ts describes it. */
 export function createHttpApp(
   core: DaemonCore,
-  allowedHosts: readonly string[] = [],
+  { allowedHosts = [], tryIt }: HttpOptions = {},
 ): FastifyInstance {
   const app = Fastify({ logger: false, forceCloseConnections: true });
   app.addHook("onRequest", async (request) => {
     const knock = knockOf(request);
     checkOrigin(knock, allowedHosts);
-    const isOpen = request.url === "/health";
+    const path = request.url.split("?")[0] ?? "";
+    const isOpen = PROBES.includes(path) || (request.method === "GET" && isPage(path));
     if (checkToken(knock, core.options.token) || isOpen) return;
     throw new LunaError("UNAUTHORIZED", "Show the token: Authorization: Bearer <token>.");
   });
@@ -28,9 +43,21 @@ export function createHttpApp(
     return reply.code(404).send({ error: toErrorMessage(error).error });
   });
   const { version } = core.options;
+  const metrics = new Metrics(core.events, core.status);
   app.get("/health", async () => ({ status: "ok", version, pid: process.pid }));
+  app.get("/ready", async (_request, reply) => {
+    const readiness = await readReadiness(core);
+    return reply.code(readiness.status === "ready" ? 200 : 503).send(readiness);
+  });
+  app.get("/metrics", async (_request, reply) => {
+    const text = await metrics.text();
+    return reply.type(metrics.contentType).send(text);
+  });
   app.get("/v1/status", () => core.status());
   app.get("/v1/models", async () => ({ models: (await core.status()).models }));
+  app.get("/v1/openapi.json", async () => openApiDocument(version));
+  if (tryIt) addTryRoute(app, tryIt);
+  addPages(app);
   return app;
 }
 

@@ -7,3 +7,4 @@ export {
   listenDaemon,
 } from "./listen.ts";
 export type { DaemonOptions, ServedModels } from "./ports.ts";
+export type { TryEvent, TryIt, TryRequest } from "./try-it.ts";

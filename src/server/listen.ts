@@ -9,12 +9,15 @@ import type { Duplex } from "node:stream";
 import { WebSocketServer } from "ws";
 import { ERRORS, LunaError } from "../kernel/index.ts";
 import { createWebSocketTransport, FRAME_BYTES_MAX, toErrorMessage } from "../protocol/index.ts";
-import { checkOrigin, checkToken, isLoopback } from "./access.ts";
+import { checkOrigin, checkToken, isLoopback, type Knock } from "./access.ts";
 import type { DaemonCore } from "./daemon-core.ts";
 import { createHttpApp, knockOf } from "./http-app.ts";
 import { SEND_BUFFER_BYTES_MAX } from "./limits.ts";
+import type { TryIt } from "./try-it.ts";
 
 export const DEFAULT_PORT = 19283;
+/** Of browsers that show a token; beside it they offer `bearer.<token in base64url>`. */
+const SUBPROTOCOL = "luna";
 const PATHS: readonly (string | undefined)[] = ["/", "/v1/ws"];
 
 export type DaemonListenOptions = Readonly<{
@@ -26,6 +29,8 @@ export type DaemonListenOptions = Readonly<{
   socketPath?: string;
   /** Further names this daemon goes by in Host headers. */
   allowedHosts?: readonly string[];
+  /** Makes the pictures of the dashboard's "try it". */
+  tryIt?: TryIt;
 }>;
 
 export type ListeningDaemon = Readonly<{
@@ -50,12 +55,13 @@ export async function listenDaemon(
       `Listening on ${host} lets other machines in: set a token, or listen on 127.0.0.1.`,
     );
   }
-  const app = createHttpApp(core, allowedHosts);
+  const app = createHttpApp(core, { allowedHosts, tryIt: options.tryIt });
   await app.ready();
   const webSockets = new WebSocketServer({
     noServer: true,
     perMessageDeflate: false,
     maxPayload: FRAME_BYTES_MAX,
+    handleProtocols: (offered) => (offered.has(SUBPROTOCOL) ? SUBPROTOCOL : false),
   });
   const open = async (where: ListenOptions): Promise<Server> => {
     // Keep-alive probes find peers that vanished without closing, at the end of a long wait too.
@@ -157,7 +163,7 @@ function upgrade(
 ): void {
   socket.on("error", () => socket.destroy());
   try {
-    const knock = knockOf(request);
+    const knock = socketKnock(request);
     checkOrigin(knock, allowedHosts);
     const isTrusted = checkToken(knock, core.options.token);
     if (!isTrusted && !isFromHere(request)) {
@@ -174,6 +180,15 @@ function upgrade(
   } catch (cause) {
     refuse(socket, LunaError.from(cause));
   }
+}
+
+/** A page cannot set headers of a WebSocket; what it can choose is subprotocols. */
+function socketKnock(request: IncomingMessage): Knock {
+  const knock = knockOf(request);
+  const offered = request.headers["sec-websocket-protocol"]?.split(",") ?? [];
+  const token = offered.map((name) => /^bearer\.([\w-]+)$/.exec(name.trim())?.[1]).find(Boolean);
+  if (token === undefined || knock.authorization !== undefined) return knock;
+  return { ...knock, authorization: `Bearer ${Buffer.from(token, "base64url").toString("utf8")}` };
 }
 
 /** Over a Unix socket there is no address. */
