@@ -19,6 +19,7 @@ const COMMANDS: Readonly<Record<string, [summary: string, load: () => Promise<Co
   loras: ["LoRAs on disk.", async () => (await import("./models.ts")).loras],
   preload: ["Load a model now.", async () => (await import("./models.ts")).preload],
   unload: ["Give a model's memory back.", async () => (await import("./models.ts")).unload],
+  comfyui: ["Put Luna's nodes into a ComfyUI.", async () => (await import("./comfyui.ts")).comfyui],
   monitor: ["Watch memory and speed.", async () => (await import("./monitor.ts")).monitor],
   doctor: [
     "Check this machine and say what to do.",

@@ -1,0 +1,33 @@
+import { spawnSync } from "node:child_process";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { expect, test } from "vitest";
+
+const root = join(import.meta.dirname, "..");
+const read = (path: string): string => readFileSync(join(root, path), "utf8");
+
+const python = process.env["COMFYUI_PYTHON"] ?? "python3";
+const hasTorch =
+  spawnSync(python, ["-c", "import torch, safetensors"], { timeout: 60_000 }).status === 0;
+
+test("the pack has the version of the package", () => {
+  const { version } = JSON.parse(read("package.json")) as { version: string };
+  expect(read("comfyui/pyproject.toml")).toContain(`version = "${version}"`);
+  expect(read("comfyui/luna_daemon/__init__.py")).toContain(`VERSION = "${version}"`);
+});
+
+test("no module of the pack is longer than 400 lines", () => {
+  const list = spawnSync("git", ["ls-files", "comfyui/*.py"], { cwd: root, encoding: "utf8" });
+  const long = list.stdout
+    .split("\n")
+    .filter((path) => path !== "" && read(path).split("\n").length > 401);
+  expect(long).toEqual([]);
+});
+
+test.skipIf(!hasTorch)("the pack's wire speaks the protocol of docs/protocol.md (Python)", () => {
+  const run = spawnSync(python, ["-m", "unittest", "test_wire"], {
+    cwd: join(root, "test/comfyui"),
+    encoding: "utf8",
+  });
+  expect(run.stderr).toMatch(/\nOK/);
+});
