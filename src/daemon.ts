@@ -4,8 +4,9 @@ import { join } from "node:path";
 import { openCheckpointFile } from "./checkpoint/index.ts";
 import type { Peer } from "./client/index.ts";
 import { openCorePeer } from "./core-peer.ts";
-import { type DeviceChoice, type Engine, startEngine } from "./engine/index.ts";
-import { type Config, type Logger, LunaError, SILENT_LOGGER } from "./kernel/index.ts";
+import type { Engine } from "./engine/index.ts";
+import { parseClientWeights, startEngines } from "./engine-options.ts";
+import { type Config, type Logger, SILENT_LOGGER } from "./kernel/index.ts";
 import { modelFoldersOf, uploadRoot } from "./model-paths.ts";
 import { ModelRegistry } from "./registry/index.ts";
 import {
@@ -18,17 +19,6 @@ import {
 import { VERSION } from "./version.ts";
 
 const MIB = 2 ** 20;
-const DEVICES: readonly string[] = ["auto", "cpu", "cuda", "webgpu"];
-
-/** Throws CONFIG_INVALID for a device there is none of. */
-export function deviceOf(config: Config): DeviceChoice {
-  if (DEVICES.includes(config.device)) return config.device as DeviceChoice; // One of the list.
-  throw new LunaError(
-    "CONFIG_INVALID",
-    `--device "${config.device}": choose ${DEVICES.join(", ")}.`,
-  );
-}
-
 export type Daemon = Readonly<{ core: DaemonCore; engine: Engine; close: () => Promise<void> }>;
 
 /** Starts an engine process and wires a daemon around it; nothing listens yet. */
@@ -36,12 +26,9 @@ export async function createDaemon(
   config: Config,
   logger: Logger = SILENT_LOGGER,
 ): Promise<Daemon> {
-  const engine = await startEngine({
-    device: deviceOf(config),
-    ...(config.threads > 0 ? { threads: config.threads } : {}),
-    loraCacheBytesMax: config.loraCacheMiB * MIB,
-    logger,
-  });
+  const clientWeights = parseClientWeights(config.clientWeights);
+  const loraCacheBytesMax = config.loraCacheMiB * MIB;
+  const engine = await startEngines(config, { loraCacheBytesMax, logger });
   const registry = new ModelRegistry({
     folders: modelFoldersOf(config),
     loader: engine,
@@ -56,6 +43,8 @@ export async function createDaemon(
     logger,
     uploadFolder: join(uploadRoot(), "diffusion_models"),
     tensorBytesMax: config.tensorStoreMiB * MIB,
+    clientWeights,
+    ...(config.batchRows > 0 ? { batchRows: config.batchRows } : {}),
     ...(config.token === "" ? {} : { token: config.token }),
   });
   const close = async () => {

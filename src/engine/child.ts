@@ -106,7 +106,8 @@ async function start(version: number, options: ChildOptions): Promise<void> {
     }
     const { threads, loraCacheBytesMax } = options;
     const runtime = await importRuntime();
-    const provider = await findProvider(runtime, options);
+    const found = await findProvider(runtime, options);
+    const provider = onDevice(found, options.deviceIndex);
     const threadOption = threads === undefined ? {} : { threads };
     engine = new OnnxEngine({ runtime, provider, loraCacheBytesMax, logger, ...threadOption });
     const chosen = { name: provider.name, attention: provider.choices.attention };
@@ -129,6 +130,13 @@ async function findProvider(runtime: Runtime, options: ChildOptions): Promise<Pr
   const { name, choices } = provider;
   logger.info("device.chosen", { device: name, asked: device, selfTestMs: ms, ...choices });
   return provider;
+}
+
+/** CUDA alone knows several devices. */
+function onDevice(provider: Provider, deviceId: number | undefined): Provider {
+  if (deviceId === undefined || provider.name !== "cuda") return provider;
+  const executionProviders = [{ name: "cuda", deviceId }];
+  return { ...provider, sessionOptions: { ...provider.sessionOptions, executionProviders } };
 }
 
 function chosenProvider({ name, attention }: Chosen): Provider {

@@ -47,6 +47,8 @@ export interface EngineChild {
   readonly exited: Promise<string>;
   /** One at a time. Rejects with the engine's LunaError, or ChildExited. */
   request(request: Request, tensors?: Tensors): Promise<Reply>;
+  /** Ends it at once; the request under way rejects with ChildExited. */
+  kill(): void;
   /** Asks it to end; kills it when it has not after `ms`. */
   close(ms: number): Promise<void>;
 }
@@ -161,6 +163,10 @@ class ProcessChild implements EngineChild {
         reject(error);
       }
     });
+  }
+
+  kill(): void {
+    this.#process.kill("SIGKILL");
   }
 
   async close(ms: number): Promise<void> {

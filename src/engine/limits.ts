@@ -6,7 +6,7 @@ export const LOG_LINE_LENGTH_MAX = 8192;
 export const START_MS_MAX = 120_000;
 /** A step in progress cannot be interrupted: past this the process is killed on close. */
 export const CLOSE_MS_MAX = 3_000;
-/** Crashes that are healed in one window; beyond it something is wrong that a restart won't cure. */
+/** Crashes without a good run between them that are healed in one window; beyond, restarts cure nothing. */
 export const RESTARTS_MAX = 5;
 export const RESTART_WINDOW_MS = 60_000;
 /** A job that was running when the process died is tried again once: it may be the cause. */
@@ -35,3 +35,11 @@ export const VAE_TILE_SIZE_MAX = 1024;
 export const SCALES_MAX = 16;
 /** Names of sent LoRA factors that are remembered; beyond it all are sent once more. */
 export const KNOWN_DIGESTS_MAX = 10_000;
+/** Digests of requests that are refused because they ended the engine twice, 64 bytes each. */
+export const POISONED_MAX = 1000;
+/** Loading 10 GB from a slow disk, or the first pass of a large net on a slow CPU. */
+export const REQUEST_MS_MAX = 600_000;
+/** No run counts as hung before this: a machine may swap, or be suspended. */
+export const HANG_MS_DEFAULT = 30_000;
+/** A run is hung when it takes so many times what the slowest one of its net took, for its size. */
+export const HANG_FACTOR = 20;

@@ -17,6 +17,8 @@ export type ChildOptions = Readonly<{
   /** Threads inside an operator; the physical cores if not given. */
   threads?: number;
   loraCacheBytesMax: number;
+  /** Which of several devices of a kind. */
+  deviceIndex?: number;
   /** What the first process found out: a new one serves the same way, without another test. */
   chosen?: Chosen;
 }>;

@@ -1,6 +1,6 @@
-import { expect, test } from "vitest";
+import { expect, test, vi } from "vitest";
 import { LunaError } from "../kernel/index.ts";
-import { fromFloat } from "../tensor/index.ts";
+import { floatTensor, fromFloat } from "../tensor/index.ts";
 import { ChildExited, type EngineChild, type Reply } from "./engine-child.ts";
 import type { ChildOptions, Request, Tensors } from "./messages.ts";
 import { SupervisedEngine } from "./supervised-engine.ts";
@@ -32,6 +32,10 @@ class FakeChild implements EngineChild {
       if (error instanceof ChildExited) this.exit(error.message);
       throw error;
     }
+  }
+
+  kill(): void {
+    this.exit("signal SIGKILL");
   }
 
   async close(): Promise<void> {
@@ -102,16 +106,79 @@ test("a crash in a run: a new process, everything loaded again, the run again", 
   expect(options[1]?.chosen).toEqual({ name: "cpu", attention: "fused" });
 });
 
-test("a run that ends the process twice is given up, the others go on", async () => {
+test("a run that ends the process twice is refused from then on, the others go on", async () => {
   const deadly = crashOn("run", "/bad");
   const { engine, children } = await supervise([deadly, deadly]);
   await engine.load("/bad", "unet");
   await engine.load("/good", "unet");
   const bad = engine.run("/bad", "unet", [item]);
   const good = engine.run("/good", "unet", [item]);
-  await expect(bad).rejects.toMatchObject({ code: "ENGINE_CRASHED" });
+  await expect(bad).rejects.toMatchObject({ code: "REQUEST_POISONED" });
   expect((await good).outputs).toHaveLength(1);
   expect(children).toHaveLength(3);
+  await expect(engine.run("/bad", "unet", [item])).rejects.toMatchObject({
+    code: "REQUEST_POISONED",
+  });
+  const other = { ...item, tensors: new Map([["x", fromFloat(floatTensor([1]))]]) };
+  expect((await engine.run("/bad", "unet", [other])).outputs).toHaveLength(1);
+  expect(children).toHaveLength(3);
+});
+
+test("of a batch that ends the process twice, one item alone decides which it was", async () => {
+  const items = [1, 2, 3].map((value) => {
+    const x = fromFloat(floatTensor([1], Float32Array.of(value)));
+    return { tensors: new Map([["x", x]]), loras: [] };
+  });
+  // The second item is deadly.
+  const deadly: Answer = async (request, tensors) => {
+    const values = [...(tensors?.values() ?? [])].map(
+      ({ bytes }) => new Float32Array(bytes.slice().buffer)[0],
+    );
+    if (request.type === "run" && values.includes(2)) throw new ChildExited("signal SIGSEGV");
+    return await reply(request);
+  };
+  const { engine, children } = await supervise(new Array(20).fill(deadly));
+  await engine.load("/a", "unet");
+  await expect(engine.run("/a", "unet", items)).rejects.toMatchObject({ code: "ENGINE_CRASHED" });
+  const codes: string[] = [];
+  for (const one of items) {
+    codes.push(
+      await engine.run("/a", "unet", [one]).then(
+        () => "done",
+        (error) => LunaError.from(error).code,
+      ),
+    );
+  }
+  expect(codes).toEqual(["done", "REQUEST_POISONED", "done"]);
+  expect(children).toHaveLength(4);
+  await expect(engine.run("/a", "unet", items)).rejects.toMatchObject({ code: "REQUEST_POISONED" });
+  expect(children).toHaveLength(4);
+});
+
+test("a process that does not answer is killed, and the run done again", async () => {
+  vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
+  try {
+    let runs = 0;
+    let hang: (error: unknown) => void = () => undefined;
+    const answer: Answer = (request) => {
+      if (request.type !== "run" || ++runs !== 2) return reply(request);
+      return new Promise((_, reject) => {
+        hang = reject;
+      });
+    };
+    const { engine, children } = await supervise([answer]);
+    await engine.load("/a", "unet");
+    await engine.run("/a", "unet", [item]);
+    void children[0]?.exited.then((reason) => hang(new ChildExited(reason)));
+    const hung = engine.run("/a", "unet", [item]);
+    await vi.advanceTimersByTimeAsync(29_000);
+    expect(children).toHaveLength(1);
+    await vi.advanceTimersByTimeAsync(2_000);
+    expect((await hung).outputs).toHaveLength(1);
+    expect(children).toHaveLength(2);
+  } finally {
+    vi.useRealTimers();
+  }
 });
 
 test("a net whose loading ends the process is given up, and tried again when it is needed", async () => {
@@ -131,7 +198,9 @@ test("too many crashes in a minute end it for that minute", async () => {
   await engine.load("/a", "unet");
   const codes: string[] = [];
   for (let i = 0; i < 4; i++) {
-    const error = await engine.run("/a", "unet", [item]).catch((reason: unknown) => reason);
+    const x = fromFloat(floatTensor([1], Float32Array.of(i)));
+    const other = { ...item, tensors: new Map([["x", x]]) };
+    const error = await engine.run("/a", "unet", [other]).catch((reason: unknown) => reason);
     codes.push(LunaError.from(error).message.includes("within 60 s") ? "capped" : "twice");
   }
   expect(codes).toEqual(["twice", "twice", "twice", "capped"]);

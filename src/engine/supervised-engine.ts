@@ -8,9 +8,11 @@ import { type Logger, LunaError, SILENT_LOGGER } from "../kernel/index.ts";
 import { ChildExited, type EngineChild, type Reply, startEngineChild } from "./engine-child.ts";
 import {
   CLOSE_MS_MAX,
+  HANG_MS_DEFAULT,
   JOB_CRASHES_MAX,
   KNOWN_DIGESTS_MAX,
   LORA_CACHE_BYTES_DEFAULT,
+  REQUEST_MS_MAX,
   RESTART_WINDOW_MS,
   RESTARTS_MAX,
 } from "./limits.ts";
@@ -21,8 +23,10 @@ import {
   type Request,
   type Tensors,
 } from "./messages.ts";
+import { PoisonList } from "./poison-list.ts";
 import type { ComponentName, Engine, EngineInfo, RunItem, RunOutput } from "./port.ts";
 import { type DeviceChoice, type ProviderName, providerNamed } from "./providers.ts";
+import { RunClock } from "./run-clock.ts";
 
 export type EngineOptions = Readonly<{
   device?: DeviceChoice;
@@ -30,6 +34,10 @@ export type EngineOptions = Readonly<{
   threads?: number;
   /** Bytes of parsed LoRAs kept in the engine. */
   loraCacheBytesMax?: number;
+  /** No run counts as hung before so many ms. */
+  hangMs?: number;
+  /** Which of several devices of a kind, from 0; CUDA only. */
+  deviceIndex?: number;
   logger?: Logger;
 }>;
 
@@ -41,6 +49,12 @@ export type SupervisorDependencies = Readonly<{
 
 type NetName = Readonly<{ path: string; component: ComponentName }>;
 type Net = NetName & Readonly<{ bytes: number }>;
+type Attempt = Readonly<{
+  net?: NetName;
+  /** After so many ms without an answer the process is killed. */
+  limitMs?: number;
+  crashesMax?: number;
+}>;
 type Encode = (child: EngineChild) => { request: Request; tensors?: Tensors };
 
 const netKey = (path: string, component: ComponentName): string => `${component}\n${path}`;
@@ -68,6 +82,8 @@ export class SupervisedEngine implements Engine {
   readonly #lost = new Set<string>();
   /** How often loading a net again has ended the process. */
   readonly #reloadCrashes = new Map<string, number>();
+  readonly #poison = new PoisonList();
+  readonly #clock: RunClock;
   #child: EngineChild | undefined;
   /** Ends when the request that came last has ended: one at a time reaches the process. */
   #tail: Promise<unknown> = Promise.resolve();
@@ -78,7 +94,13 @@ export class SupervisedEngine implements Engine {
 
   constructor(options: EngineOptions, dependencies: SupervisorDependencies) {
     const { device = "auto", threads = 0, loraCacheBytesMax = LORA_CACHE_BYTES_DEFAULT } = options;
-    this.#options = { device, loraCacheBytesMax, ...(threads === 0 ? {} : { threads }) };
+    const { deviceIndex, hangMs = HANG_MS_DEFAULT } = options;
+    this.#options = {
+      ...{ device, loraCacheBytesMax },
+      ...(threads === 0 ? {} : { threads }),
+      ...(deviceIndex === undefined ? {} : { deviceIndex }),
+    };
+    this.#clock = new RunClock(hangMs);
     this.#logger = options.logger ?? SILENT_LOGGER;
     this.#dependencies = dependencies;
   }
@@ -138,7 +160,7 @@ export class SupervisedEngine implements Engine {
         for (const digest of encoded.factors) child.knownDigests.add(digest);
         return { request: { type: "run", path, component, ...encoded }, tensors };
       };
-      const { result, tensors } = await this.#attempt(encode, { path, component });
+      const { result, tensors } = await this.#attemptRun(encode, { path, component }, items);
       if (result.type !== "run") throw unexpected(result.type);
       return { outputs: decodeOutputs(result.outputs, tensors), engineMs: result.engineMs };
     });
@@ -189,11 +211,36 @@ export class SupervisedEngine implements Engine {
     }
   }
 
+  /** As `attempt`; a run that ends the process again and again is refused from then on. */
+  async #attemptRun(encode: Encode, net: NetName, items: readonly RunItem[]): Promise<Reply> {
+    const key = netKey(net.path, net.component);
+    this.#poison.check(key, items);
+    const limitMs = this.#clock.limitMs(key, items);
+    const crashesMax = this.#poison.crashesMax(key, items);
+    try {
+      const reply = await this.#attempt(encode, { net, limitMs, crashesMax });
+      if (reply.result.type === "run") this.#clock.record(key, items, reply.result.engineMs);
+      this.#poison.clear(key, items);
+      this.#restartTimes = [];
+      return reply;
+    } catch (error) {
+      const isGivenUp = error instanceof LunaError && error.cause instanceof ChildExited;
+      throw isGivenUp ? this.#poison.blame(key, items, error) : error;
+    }
+  }
+
   /** Sends a request until it is answered, through crashes and forgotten factors. */
-  async #attempt(encode: Encode, net?: NetName): Promise<Reply> {
+  async #attempt(
+    encode: Encode,
+    { net, limitMs = REQUEST_MS_MAX, crashesMax = JOB_CRASHES_MAX }: Attempt = {},
+  ): Promise<Reply> {
     for (let crashes = 0; ; ) {
       const child = await this.#livingChild();
       const { request, tensors } = encode(child);
+      const timer = setTimeout(() => {
+        this.#logger.error("engine.hung", { pid: child.pid, request: request.type, limitMs });
+        child.kill();
+      }, limitMs);
       try {
         if (net !== undefined) await this.#recover(child, net);
         return await this.#requestOnce(child, request, tensors, encode);
@@ -202,12 +249,14 @@ export class SupervisedEngine implements Engine {
         if (!(error instanceof ChildExited)) throw error;
         this.#forget(child);
         crashes += 1;
-        if (crashes < JOB_CRASHES_MAX) continue;
+        if (crashes < crashesMax) continue;
         throw new LunaError(
           "ENGINE_CRASHED",
           `The engine ended ${crashes} times during this ${request.type} (${error.message}); it is not tried again.`,
           { cause: error },
         );
+      } finally {
+        clearTimeout(timer);
       }
     }
   }

@@ -63,7 +63,7 @@ export const SETTINGS = {
   device: {
     kind: "string",
     default: "auto",
-    doc: "Where the engine runs: auto, cpu, cuda or webgpu. `auto` takes the first that passes its self-test.",
+    doc: "Where the engine runs: auto, cpu, cuda or webgpu. `auto` takes the first that passes its self-test. Several with commas are an engine each, every model on all of them: cuda:0,cuda:1 or, with threads, cpu:1,cpu:1.",
   },
   threads: {
     kind: "integer",
@@ -71,6 +71,18 @@ export const SETTINGS = {
     min: 0,
     max: 1024,
     doc: "Threads of the CPU engine; 0 takes one for each core.",
+  },
+  batchRows: {
+    kind: "integer",
+    default: 0,
+    min: 0,
+    max: 64,
+    doc: "Rows that run together at most; 0 measures for each shape what pays. 1 computes every picture alone, so that its bytes never depend on company.",
+  },
+  clientWeights: {
+    kind: "list",
+    default: [],
+    doc: "Shares of clients under load, as NAME=WEIGHT by the name they connect with; 1 for all others.",
   },
   memoryMiB: {
     kind: "integer",

@@ -25,6 +25,7 @@ export const ERRORS = {
   PROTOCOL_VERSION: { status: 426, retryable: false },
   QUEUE_FULL: { status: 429, retryable: true },
   REQUEST_INVALID: { status: 400, retryable: false },
+  REQUEST_POISONED: { status: 422, retryable: false },
   SHUTTING_DOWN: { status: 503, retryable: true },
   TENSOR_MALFORMED: { status: 400, retryable: false },
   TENSOR_UNKNOWN: { status: 409, retryable: true },

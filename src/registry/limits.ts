@@ -10,3 +10,5 @@ export const EXTRA_PATHS_BYTES_MAX = 1 << 20;
 export const HEADERS_MAX = 64;
 /** A folder listing is read again for an unknown name, but not more often than this. */
 export const LISTING_AGE_MS_MAX = 1000;
+/** How long a file's size and time are believed: some ten steps, and less than a human notices. */
+export const FINGERPRINT_AGE_MS_MAX = 500;

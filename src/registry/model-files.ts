@@ -111,11 +111,14 @@ type Listing = Readonly<{
 export class ModelFiles {
   readonly #folders: ModelFolders;
   readonly #nowMs: () => number;
+  readonly #read: (path: string) => Promise<Fingerprint | undefined>;
   readonly #listings = new Map<ModelKind, Listing>();
 
-  constructor(folders: ModelFolders, nowMs: () => number) {
+  /** `read` may remember what it has read, for a moment. */
+  constructor(folders: ModelFolders, nowMs: () => number, read = readFingerprint) {
     this.#folders = folders;
     this.#nowMs = nowMs;
+    this.#read = read;
   }
 
   /** All files of a kind, read from disk; where two folders have a name, the first one's. */
@@ -137,7 +140,7 @@ export class ModelFiles {
     const wanted = parseModelName(name);
     const listing = this.#listings.get(kind);
     const known = listing && pick(listing, wanted);
-    if (known !== undefined && (await readFingerprint(known.path)) !== undefined) return known;
+    if (known !== undefined && (await this.#read(known.path)) !== undefined) return known;
     const age = listing === undefined ? Number.POSITIVE_INFINITY : this.#nowMs() - listing.readAtMs;
     if (known === undefined && age < LISTING_AGE_MS_MAX) return undefined;
     await this.list(kind);

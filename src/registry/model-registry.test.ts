@@ -27,11 +27,13 @@ let root: string;
 let headers: string[];
 let loads: string[];
 let registry: ModelRegistry;
+let laterMs: number;
 beforeEach(async () => {
   root = await mkdtemp(join(tmpdir(), "luna-registry-"));
   for (const kind of ["vae", "checkpoints", "loras"]) await mkdir(join(root, kind));
   await writeFile(join(root, "vae/v.safetensors"), "1");
   [headers, loads] = [[], []];
+  laterMs = 0;
   registry = new ModelRegistry({
     folders: modelFolders([root]),
     loader: {
@@ -46,7 +48,7 @@ beforeEach(async () => {
       return CHECKPOINT;
     },
     bytesMax: 100,
-    nowMs: () => headers.length * 10_000,
+    nowMs: () => headers.length * 10_000 + laterMs,
   });
 });
 afterEach(() => rm(root, { recursive: true, force: true }));
@@ -101,6 +103,9 @@ test("a LoRA is a name, a path and a key that changes with the file", async () =
   const lora = await registry.resolveLora("l");
   expect(lora?.name).toBe("l.safetensors");
   await writeFile(join(root, "loras/l.safetensors"), "22");
+  // The disk is not asked at every step.
+  expect((await registry.resolveLora("l"))?.key).toBe(lora?.key);
+  laterMs += 500;
   expect((await registry.resolveLora("l"))?.key).not.toBe(lora?.key);
   expect(await registry.resolveLora("none")).toBeUndefined();
 });

@@ -12,6 +12,7 @@ import {
 } from "../checkpoint/index.ts";
 import { type Logger, LunaError, SILENT_LOGGER } from "../kernel/index.ts";
 import { estimateBytes } from "./estimate-bytes.ts";
+import { Fingerprints } from "./fingerprints.ts";
 import { HEADERS_MAX } from "./limits.ts";
 import { type Fingerprint, type ModelFile, ModelFiles, readFingerprint } from "./model-files.ts";
 import { isModelKind, KIND_ALIASES, type ModelFolders, type ModelKind } from "./model-folders.ts";
@@ -61,6 +62,7 @@ const NET_KINDS = [
 
 export class ModelRegistry {
   readonly #openCheckpoint: (path: string) => Promise<Checkpoint>;
+  readonly #prints: Fingerprints;
   readonly #files: ModelFiles;
   readonly #pool: NetPool;
   readonly #headers = new LRUCache<string, { key: string; checkpoint: Promise<Checkpoint> }>({
@@ -71,7 +73,8 @@ export class ModelRegistry {
     const { folders, loader, bytesMax } = options;
     const { logger = SILENT_LOGGER, nowMs = () => performance.now() } = options;
     this.#openCheckpoint = options.openCheckpoint ?? openCheckpointFile;
-    this.#files = new ModelFiles(folders, nowMs);
+    this.#prints = new Fingerprints(nowMs);
+    this.#files = new ModelFiles(folders, nowMs, (path) => this.#prints.read(path));
     this.#pool = new NetPool({ loader, bytesMax, logger });
   }
 
@@ -177,12 +180,12 @@ export class ModelRegistry {
   /** A LoRA by name; undefined if there is none. Throws PATH_REFUSED. */
   async resolveLora(name: string): Promise<LoraFile | undefined> {
     const file = await this.#files.find("loras", name);
-    const print = file && (await readFingerprint(file.path));
+    const print = file && (await this.#prints.read(file.path));
     return file && print && { name: file.name, path: print.path, key: print.key };
   }
 
   async #fingerprint(file: ModelFile): Promise<Fingerprint> {
-    const print = await readFingerprint(file.path);
+    const print = await this.#prints.read(file.path);
     if (print !== undefined) return print;
     throw new LunaError("MODEL_UNKNOWN", `${file.id} is not there any more.`);
   }
