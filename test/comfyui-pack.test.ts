@@ -1,5 +1,5 @@
 import { spawnSync } from "node:child_process";
-import { readFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, test } from "vitest";
 
@@ -30,4 +30,28 @@ test.skipIf(!hasTorch)("the pack's wire speaks the protocol of docs/protocol.md 
     encoding: "utf8",
   });
   expect(run.stderr).toMatch(/\nOK/);
+});
+
+type Row = Readonly<{ nodes: string[]; verdict: string; note?: string }>;
+
+function compatTable(): string {
+  const table = JSON.parse(read("comfyui/compat.json")) as {
+    verdicts: Record<string, string>;
+    rows: Row[];
+  };
+  const rows = table.rows.map(({ nodes, verdict, note = "" }) => {
+    if (!(verdict in table.verdicts)) throw new Error(`unknown verdict ${verdict}`);
+    return `| ${nodes.join(", ")} | ${verdict} | ${note} |`;
+  });
+  const verdicts = Object.entries(table.verdicts).map(([name, text]) => `- **${name}**: ${text}`);
+  return [...verdicts, "", "| nodes | | |", "|---|---|---|", ...rows].join("\n");
+}
+
+test("the table of docs/comfyui.md is compat.json", () => {
+  const path = join(root, "docs/comfyui.md");
+  const [begin, end] = ["<!-- compat.json -->", "<!-- /compat.json -->"];
+  const [head = "", rest = ""] = readFileSync(path, "utf8").split(begin);
+  const page = `${head}${begin}\n${compatTable()}\n${end}${rest.split(end)[1] ?? ""}`;
+  if (process.env["UPDATE_GOLDENS"]) writeFileSync(path, page);
+  expect(readFileSync(path, "utf8")).toBe(page);
 });

@@ -1,0 +1,195 @@
+"""Real ComfyUI processes and a real daemon: no daemon, a daemon that dies, interrupts, modes, many
+processes at once."""
+
+import os
+import time
+import unittest
+
+if not os.environ.get("COMFYUI_PATH"):
+    raise unittest.SkipTest("COMFYUI_PATH is not set")
+
+import torch  # noqa: E402
+from graph import Graph  # noqa: E402
+from harness import Comfy, Daemon, Folder, PromptFailed, make_models  # noqa: E402
+
+# Of the latent's largest value.
+TOLERANCE = 1e-4
+LONG = 60
+# Another prompt each time, so that ComfyUI does not answer from its cache.
+_seeds = iter(range(1000, 10_000))
+
+
+def picture(mode, steps=10, loras=(), seed=7, node=None):
+    """A workflow with LunaModelRouter; `node(graph, model)` puts something on the model."""
+    graph = Graph()
+    model, clip, _ = graph.router(mode)
+    model = graph.loras(model, *loras)
+    model = node(graph, model) if node else model
+    return graph.save(graph.sample(model, graph.prompts(clip), steps=steps, seed=seed)).nodes
+
+
+class Life(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        make_models("narrow")
+        cls.place = Folder()
+        folder = cls.place.__enter__()
+        cls.folder = folder
+        cls.daemon = Daemon(folder)
+        quick = {"LUNA_RECONNECT_SECONDS": "1"}
+        cls.comfy = Comfy(folder, "one", {"LUNA_DAEMON_URL": cls.daemon.url, **quick})
+        cls.alone = Comfy(folder, "alone", quick)
+
+    @classmethod
+    def tearDownClass(cls):
+        for each in (cls.comfy, cls.alone, cls.daemon):
+            each.stop()
+        cls.place.__exit__()
+
+    def near(self, one, other):
+        self.assertLess(((one - other).abs().max() / other.abs().max()).item(), TOLERANCE)
+
+    def latent(self, comfy, workflow):
+        comfy.run(workflow)
+        return comfy.latents("latents/case")
+
+    def restart_daemon(self):
+        """The daemon again on the same port, whether it lives or not."""
+        self.daemon.stop()
+        type(self).daemon = Daemon(self.folder, self.daemon.port)
+
+    def steps(self):
+        return max((each["steps"] for each in self.daemon.status()["sessions"]), default=0)
+
+    def after_some_steps(self, workflow):
+        """Queues a long run and waits until it is in its middle."""
+        before = self.steps()
+        prompt = self.comfy.queue(workflow)
+        self.comfy.wait_for(lambda: self.steps() > before + 4, "The middle of a run")
+        return prompt
+
+    def test_no_daemon(self):
+        with self.assertRaisesRegex(PromptFailed, "Daemon is not running.*npx luna serve"):
+            self.alone.run(picture("force_daemon"))
+        local = self.latent(self.alone, picture("force_local"))
+        self.assertTrue(torch.equal(self.latent(self.alone, picture("auto")), local))
+        self.assertEqual(self.alone.output().count("Loading locally"), 1)
+
+    def test_modes_agree_and_say_where_they_run(self):
+        local = self.latent(self.comfy, picture("force_local"))
+        self.near(self.latent(self.comfy, picture("force_daemon")), local)
+        for text in (
+            "✓ Model registered with daemon: sd1",
+            "✓ Using DaemonModel proxy - inference routes through daemon",
+        ):
+            self.assertIn(text, self.comfy.output())
+
+    def test_what_the_daemon_cannot_do_is_an_error_in_force_daemon(self):
+        def free(g, model):
+            return g.FreeU_V2(model=model, b1=1.3, b2=1.4, s1=0.9, s2=0.2)
+
+        with self.assertRaisesRegex(PromptFailed, "FreeU_V2.*use force_local for this branch"):
+            self.comfy.run(picture("force_daemon", node=free))
+
+    def test_pollution(self):
+        first = self.latent(self.comfy, picture("force_daemon", seed=11))
+        self.comfy.run(picture("force_daemon", loras=(("a", 0.9), ("loha", 0.5)), seed=11))
+        # The third node is another one only by the strength, which changes nothing.
+        again = self.latent(self.comfy, picture("force_daemon", loras=(("b", 0.0),), seed=11))
+        self.assertTrue(torch.equal(first, again))
+
+    def test_the_daemon_dies_and_another_takes_over(self):
+        seed = next(_seeds)
+        wanted = self.latent(self.comfy, picture("force_daemon", 40, (("a", 0.8),), seed))
+        self.comfy.post("/free", {"free_memory": True})
+        time.sleep(1)
+        prompt = self.after_some_steps(picture("force_daemon", 40, (("a", 0.8),), seed))
+        self.daemon.kill()
+        type(self).daemon = Daemon(self.folder, self.daemon.port)
+        self.comfy.finish(prompt)
+        self.assertTrue(torch.equal(self.comfy.latents("latents/case"), wanted))
+        self.assertIn("Connected to the daemon again", self.comfy.output())
+
+    def test_the_daemon_dies_for_good(self):
+        seed = next(_seeds)
+        local = self.latent(self.alone, picture("force_local", LONG, (("a", 0.8),), seed))
+        prompt = self.after_some_steps(picture("auto", LONG, (("a", 0.8),), seed))
+        self.daemon.kill()
+        self.comfy.finish(prompt)
+        self.near(self.comfy.latents("latents/case"), local)
+        self.assertIn("Going on locally", self.comfy.output())
+        self.restart_daemon()
+        prompt = self.after_some_steps(picture("force_daemon", LONG, seed=next(_seeds)))
+        self.daemon.kill()
+        with self.assertRaisesRegex(PromptFailed, "Daemon is not running"):
+            self.comfy.finish(prompt)
+        self.restart_daemon()
+
+    def test_an_interrupt_ends_the_step(self):
+        prompt = self.after_some_steps(picture("force_daemon", 2000, seed=next(_seeds)))
+        began = time.monotonic()
+        self.comfy.post("/interrupt", {})
+        with self.assertRaisesRegex(PromptFailed, "interrupted"):
+            self.comfy.finish(prompt)
+        self.assertLess(time.monotonic() - began, 3.0)
+        self.assertEqual(self.daemon.status()["queue"]["depth"], 0)
+        self.comfy.run(picture("force_daemon", seed=next(_seeds)))
+
+    def test_gateway_status_and_console(self):
+        graph = Graph()
+        model, clip, _ = graph.router("force_daemon")
+        made = graph.LunaConfigGateway(
+            model=model, clip=clip, positive_prompt="a house <lora:a:0.8> <lora:text:0.4:0.9>",
+            negative_prompt="blurry <lora:nothing:1>", clip_skip=-2, seed=7, steps=10, cfg=5.0,
+        )  # fmt: skip
+        graph.save(graph.KSampler(
+            model=made, positive=made.out(2), negative=made.out(3), latent_image=graph.empty(),
+            seed=made.out(7), steps=made.out(8), cfg=made.out(9), sampler_name=made.out(10),
+            scheduler=made.out(11), denoise=made.out(12),
+        ))  # fmt: skip
+        found = self.latent(self.comfy, graph.nodes)
+        stock = Graph()
+        model, clip, _ = stock.checkpoint()
+        for name, strength, for_clip in (("a", 0.8, 0.8), ("text", 0.4, 0.9)):
+            model = stock.LoraLoader(
+                model=model, clip=clip, lora_name=f"{name}.safetensors", strength_model=strength,
+                strength_clip=for_clip,
+            )  # fmt: skip
+            clip = model.out(1)
+        clip = stock.CLIPSetLastLayer(clip=clip, stop_at_clip_layer=-2)
+        stock.save(stock.sample(model, stock.prompts(clip, "a house  ", "blurry ")))
+        self.near(found, self.latent(self.alone, stock.nodes))
+        for text in (
+            "[LunaConfigGateway] DaemonModel detected - UNet LoRAs via daemon",
+            "[LunaConfigGateway] LoRA 'a' → daemon (model=0.8, clip=0.0)",
+            "[DaemonModel] Added LoRA 'text.safetensors' (model_str=0.4), stack size: 2",
+            "[LunaConfigGateway] Warning: LoRA 'nothing' not found",
+        ):
+            self.assertIn(text, self.comfy.output())
+        graph = Graph()
+        graph.LunaDaemonStatus()
+        outputs = self.comfy.run(graph.nodes)
+        self.assertIn("checkpoints/sd1.safetensors", outputs["1"]["text"][0])
+        outputs = self.alone.run(graph.nodes)
+        self.assertIn("Daemon is not running", outputs["1"]["text"][0])
+
+    def test_four_processes_at_once_are_each_as_alone(self):
+        stacks = [(), (("a", 0.9),), (("b", 0.7), ("a", -0.3)), (("loha", 0.8),)]
+        workflows = [picture("force_daemon", 20, stack, next(_seeds)) for stack in stacks]
+        alone = [self.latent(self.comfy, workflow) for workflow in workflows]
+        environment = {"LUNA_DAEMON_URL": self.daemon.url}
+        crowd = [Comfy(self.folder, f"crowd-{number}", environment) for number in range(4)]
+        try:
+            prompts = [comfy.queue(workflow) for comfy, workflow in zip(crowd, workflows)]
+            for comfy, prompt, wanted in zip(crowd, prompts, alone):
+                comfy.finish(prompt)
+                found = comfy.latents("latents/case")
+                print(f"four at once: {(found - wanted).abs().max() / wanted.abs().max():.1e}")
+                self.near(found, wanted)
+        finally:
+            for comfy in crowd:
+                comfy.stop()
+
+
+if __name__ == "__main__":
+    unittest.main()
