@@ -56,7 +56,7 @@ export class Chart {
     });
     const scale = document.createElement("p");
     scale.className = "scale";
-    scale.append(...[this.#format(top), this.#format(0)].map((text) => span(text)));
+    scale.append(span(this.#format(top)), span("0"));
     const list = document.createElement("ul");
     list.className = "legend";
     list.append(
@@ -67,7 +67,10 @@ export class Chart {
         return item;
       }),
     );
-    this.#box.replaceChildren(list, picture, scale);
+    const plot = document.createElement("div");
+    plot.className = "plot";
+    plot.append(picture, scale);
+    this.#box.replaceChildren(list, plot);
   }
 
   #y(value, top) {

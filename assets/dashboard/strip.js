@@ -8,7 +8,9 @@ import { colorOf, knownLetters, letterOf, sessionName } from "./palette.js";
 const RUNS_MAX = 400;
 const LANES_MAX = 10;
 const TABLE_ROWS = 12;
-const CELL = { width: 18, height: 22, gap: 3 };
+const CELL = { width: 18, height: 22, gap: 4 };
+/** Room above the first lane for the cells' edge. */
+const TOP = 2;
 const LABEL_WIDTH = 132;
 const KINDS = { unet: "", "clip-l": "text", "clip-g": "text", "clip-h": "text" };
 
@@ -73,10 +75,10 @@ function drawLanes(box, shown) {
   const lanes = lanesOf(shown);
   const laneOf = new Map(lanes.map(([name], index) => [name, index]));
   const step = { x: CELL.width + CELL.gap, y: CELL.height + CELL.gap };
-  const height = lanes.length * step.y + 18;
+  const height = TOP + lanes.length * step.y + 18;
   const picture = svg("svg", { width: box.clientWidth, height, "aria-hidden": "true" });
   lanes.forEach(([name, session], index) => {
-    const y = index * step.y;
+    const y = TOP + index * step.y;
     const label = svg("text", { x: 18, y: y + 15, class: "lane" });
     label.append(name.length > 15 ? `${name.slice(0, 14)}…` : name, svg("title", {}, name));
     picture.append(
@@ -107,7 +109,7 @@ function drawColumn(run, { x, step, laneOf, height }) {
     cells.set(lane, cell);
   }
   const lanes = [...cells.keys()];
-  const middle = (lane) => lane * step.y + CELL.height / 2;
+  const middle = (lane) => TOP + lane * step.y + CELL.height / 2;
   if (lanes.length > 1) {
     const [top, bottom] = [Math.min(...lanes), Math.max(...lanes)].map(middle);
     const center = x + CELL.width / 2;
@@ -115,14 +117,14 @@ function drawColumn(run, { x, step, laneOf, height }) {
   }
   for (const [lane, { session, rows, loras }] of cells) {
     const names = [...new Set(loras.map(({ name }) => name))];
-    const place = { x, y: lane * step.y, width: CELL.width, height: CELL.height, rx: 4 };
+    const place = { x, y: TOP + lane * step.y, width: CELL.width, height: CELL.height, rx: 4 };
     const with_ = names.length > 0 ? `, ${names.map(shortName).join(" + ")}` : "";
     const title = `${sessionName(session)}: ${run.component}, ${rows} rows${with_}, ${millisecondsText(run.engineMs)}`;
     group.append(
       svg("rect", { ...place, class: `cell c${colorOf(session)}` }, svg("title", {}, title)),
     );
     const text = names.slice(0, 2).map(letterOf).join("");
-    const at = { x: x + CELL.width / 2, y: lane * step.y + 15, class: "letter" };
+    const at = { x: x + CELL.width / 2, y: TOP + lane * step.y + 15, class: "letter" };
     if (text !== "") group.append(svg("text", at, text));
   }
   const count = { x: x + CELL.width / 2, y: height - 3, class: "count" };

@@ -38,6 +38,10 @@ function asHost(address: string): string {
   return isIP(plain) === 6 ? `[${plain}]` : plain;
 }
 
+function isConfigured(host: string, allowedHosts: readonly string[]): boolean {
+  return allowedHosts.some((name) => name.toLowerCase() === hostName(host));
+}
+
 /** Throws ORIGIN_REFUSED for a browser page of another site or a host name that is not ours. */
 export function checkOrigin(
   { host, origin, localAddress }: Knock,
@@ -53,8 +57,8 @@ export function checkOrigin(
     );
   }
   if (origin === undefined || origin === `http://${host}`) return;
-  // Behind a proxy that ends TLS.
-  if (origin === `https://${host}`) return;
+  // A proxy that ends TLS goes by a configured name; on loopback there is none.
+  if (origin === `https://${host}` && isConfigured(host, allowedHosts)) return;
   throw new LunaError(
     "ORIGIN_REFUSED",
     `Pages of ${JSON.stringify(origin).slice(0, 80)} may not use this daemon.`,

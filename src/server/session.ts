@@ -32,7 +32,7 @@ import { SessionStats } from "./session-stats.ts";
 import type { Upload } from "./uploads.ts";
 import type { Outlet } from "./watch-desk.ts";
 
-type InFlight = Readonly<{ abort: AbortController; bytes: number }>;
+type InFlight = Readonly<{ op: Request["op"]; abort: AbortController; bytes: number }>;
 
 export class Session {
   readonly id = randomUUID();
@@ -80,7 +80,8 @@ export class Session {
       id: this.id,
       ...this.#client,
       connectedMs: this.#now() - this.#connectedAtMs,
-      pending: this.#inFlight.size,
+      // Who watches waits for nothing.
+      pending: [...this.#inFlight.values()].filter(({ op }) => op !== "watch").length,
       ...this.#stats.toStatus(),
     };
   }
@@ -161,7 +162,7 @@ export class Session {
     request: Request,
     { frame, bytes, arrivedAtMs }: { frame: Frame; bytes: number; arrivedAtMs: number },
   ): void {
-    const { id } = request;
+    const { id, op } = request;
     if (this.#inFlight.has(id)) {
       throw new LunaError("REQUEST_INVALID", `Request ${id} is in flight already.`);
     }
@@ -171,7 +172,8 @@ export class Session {
       throw new LunaError("QUEUE_FULL", `A session may have ${limits} in flight.`);
     }
     const abort = new AbortController();
-    this.#inFlight.set(id, { abort, bytes });
+    this.#inFlight.set(id, { op, abort, bytes });
+    this.#transport.expectLife?.(true);
     void this.#serve(request, { frame, signal: abort.signal, arrivedAtMs });
   }
 
@@ -190,7 +192,7 @@ export class Session {
         { client, name, stats, uploads, tensors, signal, outlet: this.#outlet(id) },
         this.#services,
       );
-      this.#inFlight.delete(id);
+      this.#forget(id);
       if (!this.#isClosed)
         this.#transport.send(encodeFrame(this.#result(id, answer), answer.tensors));
       if (answer.timings) {
@@ -199,7 +201,7 @@ export class Session {
         this.#services.events.publish({ type: "run", op, totalMs, ...answer.timings });
       }
     } catch (cause) {
-      this.#inFlight.delete(id);
+      this.#forget(id);
       const error = LunaError.from(cause);
       const level = error.code === "INTERNAL" ? "error" : "info";
       const text = level === "error" && cause instanceof Error ? { stack: cause.stack } : {};
@@ -208,6 +210,11 @@ export class Session {
       // A watch ends by being cancelled; that is its answer, not a failure.
       if (op !== "watch" && !this.#isClosed) this.#tellError(error, op);
     }
+  }
+
+  #forget(id: number): void {
+    this.#inFlight.delete(id);
+    if (this.#inFlight.size === 0) this.#transport.expectLife?.(false);
   }
 
   #outlet(id: number): Outlet {

@@ -73,7 +73,7 @@ test("a watcher sees figures, sessions, batches with their LoRAs, models and err
   const worker = connect(daemon, "worker");
   worker.near.send(step(1));
   worker.near.send(encodeFrame({ type: "request", id: 2, op: "unload", model: "nothing" }));
-  const kinds = () => new Set(watcher.events.map(({ type }) => type));
+  const kinds = () => new Set<string>(watcher.events.map(({ type }) => type));
   await watcher.until(() => ["session", "batch", "error"].every((type) => kinds().has(type)));
   const batch = watcher.events.find((event) => event.type === "batch");
   const opened = watcher.events.find((event) => event.type === "session");
