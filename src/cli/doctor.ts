@@ -141,6 +141,27 @@ async function checkDaemon(config: Config): Promise<Finding> {
   }
 }
 
+/** ComfyUI processes on the daemon whose node pack is of another version. */
+async function checkPacks(config: Config): Promise<Finding[]> {
+  const check = "ComfyUI nodes";
+  try {
+    return await withDaemon(config, async (client) => {
+      const { sessions } = await client.status();
+      return sessions
+        .filter(({ name, version }) => name.startsWith("comfyui-") && version !== VERSION)
+        .map(({ name, version }) => ({
+          check,
+          state: "problem" as const,
+          fact: `${name} has nodes of version ${version}, this is ${VERSION}.`,
+          todo: "Run: npx luna comfyui install PATH_TO_COMFYUI, and restart that ComfyUI.",
+        }));
+    });
+  } catch {
+    // No daemon: said by the check before.
+    return [];
+  }
+}
+
 async function checkDevice(config: Config): Promise<Finding> {
   const check = "device";
   const device = deviceOf(config);
@@ -198,6 +219,7 @@ export const doctor: Command = {
       checkMemory(config),
       await checkDevice(config),
       await checkDaemon(config),
+      ...(await checkPacks(config)),
     ];
     if (values["json"]) print(JSON.stringify(findings, null, 2));
     else {
