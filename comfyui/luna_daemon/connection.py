@@ -19,6 +19,7 @@ from .websocket import LOOPBACK, Closed, connect
 # Pauses between attempts to reconnect double from the first to the last, in seconds.
 PAUSE_MIN = 0.05
 PAUSE_MAX = 1.0
+PROBE_SECONDS = 0.5
 # Codes after which another attempt cannot help.
 FINAL_CODES = ("PROTOCOL_VERSION", "UNAUTHORIZED", "ORIGIN_REFUSED")
 # Connections one exchange may lose: more, and the request itself seems to end the daemon.
@@ -49,6 +50,22 @@ def unix_path(url):
         return path if os.stat(path).st_uid == os.getuid() else None
     except OSError:
         return None
+
+
+def is_reachable(url):
+    """True where something listens; a daemon on this machine answers in well under a ms."""
+    path = unix_path(url)
+    place = urlsplit(url)
+    try:
+        if path is None:
+            socket.create_connection((place.hostname, place.port or 80), PROBE_SECONDS).close()
+            return True
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(PROBE_SECONDS)
+            probe.connect(path)
+            return True
+    except OSError:
+        return False
 
 
 class Connection:

@@ -26,6 +26,10 @@ class DaemonModel(RemotePatcher):
         super().pre_run()
         self.model.luna.begin_run(self)
 
+    def cleanup(self):
+        super().cleanup()
+        self.model.luna.end_run()
+
     def add_lora(self, name, strength):
         """A LoRA file that the daemon reads from its own folders; nothing of it comes here."""
         self.named_loras.append((name, float(strength)))

@@ -22,7 +22,18 @@ _MODE = (list(MODES), {"default": AUTO, "tooltip": "auto uses the daemon where o
 _URL = ("STRING", {"default": "", "tooltip": "Empty: LUNA_DAEMON_URL, or ws://127.0.0.1:19283."})
 
 
-class LunaModelRouter:
+class _FromDaemon:
+    """Loaders that look again when a daemon has come or gone."""
+
+    FUNCTION = "load"
+    CATEGORY = "Luna/loaders"
+
+    @classmethod
+    def IS_CHANGED(cls, daemon_mode=AUTO, daemon_url="", **_inputs):
+        return open_models.daemon_is_there(daemon_mode, daemon_url)
+
+
+class LunaModelRouter(_FromDaemon):
     """A checkpoint from the shared daemon, or loaded here, as the mode says."""
 
     @classmethod
@@ -38,8 +49,6 @@ class LunaModelRouter:
 
     RETURN_TYPES = ("MODEL", "CLIP", "VAE", "STRING", "STRING")
     RETURN_NAMES = ("MODEL", "CLIP", "VAE", "model_name", "status")
-    FUNCTION = "load"
-    CATEGORY = "Luna/loaders"
     DESCRIPTION = __doc__
 
     def load(self, ckpt_name, daemon_mode=AUTO, clip_source=AUTO, vae_source=AUTO, daemon_url=""):
@@ -53,7 +62,7 @@ class LunaModelRouter:
         return opened.model, opened.clip, opened.vae, short_name(ckpt_name), opened.status
 
 
-class LunaUNETLoader:
+class LunaUNETLoader(_FromDaemon):
     """A UNet of its own file from the daemon."""
 
     @classmethod
@@ -67,8 +76,6 @@ class LunaUNETLoader:
         }
 
     RETURN_TYPES = ("MODEL",)
-    FUNCTION = "load"
-    CATEGORY = "Luna/loaders"
 
     def load(self, unet_name, daemon_mode=AUTO, daemon_url=""):
         model = open_models.open_unet(unet_name, daemon_mode, daemon_url)
@@ -79,7 +86,7 @@ class LunaUNETLoader:
         return (comfy.sd.load_diffusion_model(path),)
 
 
-class LunaCLIPLoader:
+class LunaCLIPLoader(_FromDaemon):
     """One text encoder, or SDXL's two, from the daemon."""
 
     @classmethod
@@ -95,8 +102,6 @@ class LunaCLIPLoader:
         }
 
     RETURN_TYPES = ("CLIP",)
-    FUNCTION = "load"
-    CATEGORY = "Luna/loaders"
 
     def load(self, clip_name, type, daemon_mode=AUTO, clip_name2="none", daemon_url=""):
         names = [clip_name] if clip_name2 == "none" else [clip_name, clip_name2]
@@ -109,7 +114,7 @@ class LunaCLIPLoader:
         return (clip,)
 
 
-class LunaVAELoader:
+class LunaVAELoader(_FromDaemon):
     """A VAE of its own file from the daemon."""
 
     @classmethod
@@ -123,8 +128,6 @@ class LunaVAELoader:
         }
 
     RETURN_TYPES = ("VAE",)
-    FUNCTION = "load"
-    CATEGORY = "Luna/loaders"
 
     def load(self, vae_name, daemon_mode=AUTO, daemon_url=""):
         vae = open_models.open_vae(vae_name, daemon_mode, daemon_url)

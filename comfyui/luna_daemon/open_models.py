@@ -7,9 +7,10 @@ import comfy.sd
 import folder_paths
 
 from . import loaders
+from .connection import is_reachable
 from .errors import LunaError
 from .remote_net import AUTO, FORCE_DAEMON, FORCE_LOCAL
-from .settings import get_daemon
+from .settings import daemon_url, get_daemon
 
 DAEMON, LOCAL = "daemon", "local"
 SOURCES = (AUTO, DAEMON, LOCAL)
@@ -26,6 +27,11 @@ class Opened:
     clip: object
     vae: object
     status: str
+
+
+def daemon_is_there(mode, url=""):
+    """For IS_CHANGED: a model that was loaded locally is loaded again once a daemon runs."""
+    return mode == AUTO and is_reachable(daemon_url(url))
 
 
 def warn_once(text):

@@ -51,6 +51,10 @@ class RemoteUNet(RemoteNet):
         else:
             self.twin.drop()
 
+    def end_run(self):
+        """What repeated in this run need not be kept for the next."""
+        self.daemon.memory.clear()
+
     def _check_patcher(self, patcher):
         for name in patcher.object_patches:
             if name.startswith("diffusion_model"):

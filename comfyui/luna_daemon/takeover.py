@@ -38,6 +38,10 @@ def _wrap(loader, name, take):
         return stock(self, *args, **kwargs)
 
     setattr(loader, name, load)
+    # Loads again when takeover was switched, or a daemon has come or gone.
+    loader.IS_CHANGED = classmethod(
+        lambda cls, **_inputs: is_takeover() and open_models.daemon_is_there(AUTO)
+    )
 
 
 def _checkpoint(ckpt_name):
