@@ -7,6 +7,7 @@ import {
   CONCURRENCY_MAX,
   InstanceServices,
   isPreviewMethod,
+  loadNodePacks,
   ModelClients,
   PREVIEW_METHODS,
   type PreviewMethod,
@@ -86,8 +87,14 @@ async function serve({ values, print, note, signal }: Invocation): Promise<numbe
       log: note,
     });
     const root = values["front-end-root"];
+    const packs = (values["nodes"] ?? []) as readonly string[]; // A multiple string option.
+    const own = (await Promise.all(packs.map(loadNodePacks))).flat();
+    if (own.length > 0) note(`[LunaInstance] Nodes: ${own.map(({ name }) => name).join(", ")}`);
     const instance = await startInstance({
-      definitions: NODE_DEFINITIONS,
+      definitions: new Map([
+        ...NODE_DEFINITIONS,
+        ...own.map((definition) => [definition.name, definition] as const),
+      ]),
       services,
       folders,
       userFolder: folder("user"),
@@ -147,6 +154,12 @@ export const instance: Command = {
     input: { type: "string", value: "DIR", doc: "Folder of uploaded pictures (default input)." },
     output: { type: "string", value: "DIR", doc: "Folder for results (default output)." },
     user: { type: "string", value: "DIR", doc: "Settings and workflows (default user)." },
+    nodes: {
+      type: "string",
+      multiple: true,
+      value: "DIR",
+      doc: "Folder of further nodes, .js files (docs/nodes.md). They run with this process's rights.",
+    },
     "preview-method": {
       type: "string",
       value: "NAME",

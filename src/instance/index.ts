@@ -1,5 +1,6 @@
 export type { InstanceFolders } from "./folders.ts";
 export { CONCURRENCY_MAX } from "./limits.ts";
+export { loadNodePacks } from "./load-node-packs.ts";
 export { ModelClients } from "./model-clients.ts";
 export { InstanceServices, type NodeServicesOptions } from "./node-services.ts";
 export {

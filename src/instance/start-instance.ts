@@ -14,7 +14,7 @@ import { jobRoutes } from "./http/job-routes.ts";
 import { promptRoutes } from "./http/prompt-routes.ts";
 import { Router } from "./http/router.ts";
 import { staticFile } from "./http/static-files.ts";
-import { userRoutes } from "./http/user-routes.ts";
+import { prepareUserFolder, userRoutes } from "./http/user-routes.ts";
 import { SOCKET_MESSAGE_BYTES_MAX } from "./limits.ts";
 import { createPreviewer, isPreviewMethod, type PreviewMethod } from "./previewers.ts";
 import { PromptLanes } from "./prompt-lanes.ts";
@@ -85,6 +85,7 @@ export async function startInstance(options: InstanceOptions): Promise<Instance>
     else void router.answer(request, response).catch(() => response.destroy());
   });
   const sockets = acceptSockets(server, { hub, queue, mayUse });
+  await prepareUserFolder(options.userFolder);
   await listen(server, options);
   const { port } = server.address() as AddressInfo; // A TCP server's address is one.
   return {

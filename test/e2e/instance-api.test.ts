@@ -537,7 +537,7 @@ test("25 what the front end keeps, asks and is refused", async () => {
   expect((await here.post("/settings", { a: 1 })).status).toBe(200);
   expect((await here.post("/api/settings/b", '"text"')).status).toBe(200);
   expect(await here.get("/settings")).toMatchObject({ a: 1, b: "text" });
-  expect((await here.fetch("/userdata?dir=workflows")).status).toBe(404);
+  expect((await here.fetch("/userdata?dir=missing")).status).toBe(404);
   expect((await here.fetch("/userdata")).status).toBe(400);
   const file = "/userdata/workflows%2Fa.json";
   expect((await here.post(file, { x: 1 })).json).toBe("workflows/a.json");

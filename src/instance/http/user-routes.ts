@@ -13,7 +13,23 @@ const SETTINGS_FILE = "comfy.settings.json";
 /** Without it the front end opens its gallery of templates at every first start. */
 const FIRST_SETTINGS: JsonObject = new Map([["Comfy.TutorialCompleted", true]]);
 
-/** `folder` holds the user's files; it is made when the first one is written. */
+/** What the front end asks for at every start; missing files would be errors in its console. */
+const FIRST_FOLDERS = ["workflows", "subgraphs"];
+const FIRST_FILES: Readonly<Record<string, string>> = {
+  "comfy.templates.json": "[]",
+  "user.css": "",
+};
+
+/** Makes the folder of a user; what is there stays. */
+export async function prepareUserFolder(folder: string): Promise<void> {
+  for (const name of FIRST_FOLDERS) await mkdir(join(folder, name), { recursive: true });
+  for (const [name, text] of Object.entries(FIRST_FILES)) {
+    const path = join(folder, name);
+    if (!(await isFile(path))) await writeFile(path, text);
+  }
+}
+
+/** `folder` holds the user's files. */
 export function userRoutes(folder: string): Routes {
   const settings = new Settings(join(folder, SETTINGS_FILE));
   return {
@@ -29,6 +45,8 @@ export function userRoutes(folder: string): Routes {
       await settings.merge(new Map([[request.params["id"] ?? "", await readJson(request)]]));
       return {};
     },
+    "GET /user.css": async (request) =>
+      (await sendFile(join(folder, "user.css"), request)) ?? { status: 404 },
     "GET /userdata": (request) => listUserData(folder, request.query),
     "GET /userdata/:file": async (request) =>
       (await sendFile(pathBelow(folder, request.params["file"] ?? ""), request)) ?? { status: 404 },

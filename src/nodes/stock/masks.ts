@@ -30,7 +30,7 @@ const imageToMask = defineNode({
   outputs: [output("MASK")],
   run({ image, channel }) {
     const [rows = 1, height = 1, width = 1, channels = 3] = image.shape;
-    const index = CHANNELS.indexOf(channel);
+    const index = (CHANNELS as readonly string[]).indexOf(channel);
     if (index >= channels) {
       throw new LunaError(
         "REQUEST_INVALID",
