@@ -109,6 +109,7 @@ export class Connection implements Peer {
         clearTimeout(timer);
         options.signal?.removeEventListener("abort", onAbort);
         this.#pending.delete(id);
+        this.#expectLife();
       };
       const pending: Pending = {
         parts,
@@ -125,6 +126,7 @@ export class Connection implements Peer {
       };
       options.signal?.addEventListener("abort", onAbort, { once: true });
       this.#pending.set(id, pending);
+      this.#expectLife();
       this.#send(parts);
     });
   }
@@ -139,6 +141,10 @@ export class Connection implements Peer {
     this.#transport?.close("bye");
     this.#transport = undefined;
     for (const pending of [...this.#pending.values()]) pending.fail(error);
+  }
+
+  #expectLife(): void {
+    this.#transport?.expectLife?.(this.#pending.size > 0);
   }
 
   #send(parts: readonly Uint8Array[]): void {
@@ -188,6 +194,7 @@ export class Connection implements Peer {
 
   #resume(transport: Transport, welcome: Welcome): void {
     this.#use(transport, welcome);
+    this.#expectLife();
     for (const { parts } of this.#pending.values()) this.#send(parts);
   }
 

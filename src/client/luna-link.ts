@@ -21,6 +21,8 @@ export type RunInputs = Readonly<{
 
 /** Puts and retries before everything is sent inside the request. */
 const ATTEMPTS_MAX = 3;
+/** Times a full daemon is asked again, each after the pause it named. */
+const QUEUE_RETRIES_MAX = 8;
 
 export class LunaLink {
   readonly peer: Peer;
@@ -41,12 +43,19 @@ export class LunaLink {
     inputs: RunInputs,
     options?: CallOptions,
   ): Promise<Reply<Name>> {
-    for (let attempt = 1; ; attempt++) {
+    for (let attempt = 1, refusals = 0; ; attempt++) {
       try {
         const reply = await this.#attempt(body, inputs, { ...options, attempt });
         this.#warn(reply.warnings);
         return reply;
       } catch (error) {
+        const pauseMs = refusals < QUEUE_RETRIES_MAX ? retryAfter(error) : undefined;
+        if (pauseMs !== undefined) {
+          refusals++;
+          attempt--;
+          await pause(pauseMs, options?.signal);
+          continue;
+        }
         if (!LunaError.isCode(error, "TENSOR_UNKNOWN") || attempt >= ATTEMPTS_MAX) throw error;
         await this.#recover(error);
       }
@@ -70,7 +79,13 @@ export class LunaLink {
     const { inline, refs, puts } = memory.plan(this.peer.era, shared);
     // Frames arrive in order: the run need not wait for the answer. If the put fails, the run says so.
     if (puts.size > 0) this.peer.request({ op: "put_tensors" }, puts).catch(() => undefined);
-    const named = Object.keys(refs).length > 0 ? { ...body, refs } : body;
+    const { priority, deadlineMs } = options;
+    const standing = {
+      ...(priority === undefined ? {} : { priority }),
+      ...(deadlineMs === undefined ? {} : { deadlineMs: Math.max(1, Math.ceil(deadlineMs)) }),
+    };
+    const named =
+      Object.keys(refs).length > 0 ? { ...body, ...standing, refs } : { ...body, ...standing };
     return this.peer.request<Name>(named, new Map([...own, ...inline]), options);
   }
 
@@ -90,6 +105,25 @@ export class LunaLink {
       this.say(`[LunaDaemon] Warning: ${warning}`);
     }
   }
+}
+
+/** When a full daemon wants to be asked again, with some spread so that not all come at once. */
+function retryAfter(error: unknown): number | undefined {
+  if (!LunaError.isCode(error, "QUEUE_FULL")) return undefined;
+  const ms = error.details?.["retryAfterMs"];
+  return typeof ms === "number" ? ms * (1 + Math.random()) : undefined;
+}
+
+/** Ends early when the caller gives up; the next request then says so. */
+function pause(ms: number, signal: AbortSignal | undefined): Promise<void> {
+  return new Promise((resolve) => {
+    const timer = setTimeout(resolve, ms);
+    const stop = (): void => {
+      clearTimeout(timer);
+      resolve();
+    };
+    signal?.addEventListener("abort", stop, { once: true });
+  });
 }
 
 /** The stack as a request names it, for the net or for the text encoder. */

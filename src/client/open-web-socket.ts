@@ -20,7 +20,9 @@ export function openWebSocket(url: string, token?: string): Promise<Transport> {
       headers: token === undefined ? {} : { authorization: `Bearer ${token}` },
       ...(isOnThisMachine(url) ? { generateMask: maskOfZeros } : {}),
     });
-    socket.once("open", () => resolve(createWebSocketTransport(socket, SEND_BUFFER_BYTES_MAX)));
+    socket.once("open", () =>
+      resolve(createWebSocketTransport(socket, { bufferedBytesMax: SEND_BUFFER_BYTES_MAX })),
+    );
     socket.once("unexpected-response", (_request, response) => {
       reject(refusal(url, response.statusCode));
       socket.terminate();

@@ -55,7 +55,13 @@ export type UNetInputs = Readonly<{
   control?: Control;
 }>;
 
-export type CallOptions = Readonly<{ signal?: AbortSignal; deadlineMs?: number }>;
+export type CallOptions = Readonly<{
+  signal?: AbortSignal;
+  /** No result by then is DEADLINE_EXCEEDED, here and in the daemon's queue. */
+  deadlineMs?: number;
+  /** Share of the engine while others wait; "normal" when not given. */
+  priority?: "interactive" | "normal" | "bulk";
+}>;
 
 export type TextInputs = Readonly<{
   encoder: "clip-l" | "clip-h" | "clip-g";

@@ -35,4 +35,4 @@ export {
   type Tile,
 } from "./schemas.ts";
 export { createMemoryTransportPair, type Transport } from "./transport.ts";
-export { createWebSocketTransport } from "./web-socket-transport.ts";
+export { createWebSocketTransport, type SocketLimits } from "./web-socket-transport.ts";

@@ -14,6 +14,11 @@ export interface Transport {
   close(reason: string): void;
   /** Bytes that were sent and still wait in this process for a peer that reads slowly. */
   readonly bufferedBytes: number;
+  /**
+   * While an answer is due on either side the peer must answer pings too, or the connection counts
+   * as lost. An idle peer need not: programs that read only when they wait are honest clients.
+   */
+  expectLife?(isExpected: boolean): void;
 }
 
 class MemoryTransport implements Transport {

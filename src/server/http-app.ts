@@ -35,6 +35,10 @@ export function createHttpApp(
   app.setErrorHandler((cause: Error & { statusCode?: number }, _request, reply) => {
     const error = LunaError.from(cause);
     const status = cause instanceof LunaError ? ERRORS[cause.code].status : cause.statusCode;
+    const retryAfterMs = error.details?.["retryAfterMs"];
+    if (typeof retryAfterMs === "number") {
+      void reply.header("retry-after", Math.ceil(retryAfterMs / 1000));
+    }
     return reply.code(status ?? 500).send({ error: toErrorMessage(error).error });
   });
   app.setNotFoundHandler((request, reply) => {

@@ -1,7 +1,7 @@
 /** The first frame of a connection must come within this: a client sends it at once. */
 export const HANDSHAKE_MS_MAX = 10_000;
-/** Connections at once, each with its buffers; people run some ten instances. */
-export const SESSIONS_MAX = 256;
+/** Connections at once; an idle one takes some 20 KB. People run some ten instances. */
+export const SESSIONS_MAX = 2048;
 /** Requests one session may have in flight: a sampler has one, a tiled upscaler some dozens. */
 export const PENDING_PER_SESSION_MAX = 64;
 /** Bytes of the frames one session has in flight: two of the largest size. */

@@ -8,7 +8,12 @@ import { connect, type ListenOptions } from "node:net";
 import type { Duplex } from "node:stream";
 import { WebSocketServer } from "ws";
 import { ERRORS, LunaError } from "../kernel/index.ts";
-import { createWebSocketTransport, FRAME_BYTES_MAX, toErrorMessage } from "../protocol/index.ts";
+import {
+  createWebSocketTransport,
+  FRAME_BYTES_MAX,
+  type SocketLimits,
+  toErrorMessage,
+} from "../protocol/index.ts";
 import { checkOrigin, checkToken, isLoopback, type Knock } from "./access.ts";
 import type { DaemonCore } from "./daemon-core.ts";
 import { createHttpApp, knockOf } from "./http-app.ts";
@@ -29,6 +34,8 @@ export type DaemonListenOptions = Readonly<{
   socketPath?: string;
   /** Further names this daemon goes by in Host headers. */
   allowedHosts?: readonly string[];
+  /** For tests. */
+  socketLimits?: Partial<SocketLimits>;
   /** Makes the pictures of the dashboard's "try it". */
   tryIt?: TryIt;
 }>;
@@ -55,6 +62,7 @@ export async function listenDaemon(
       `Listening on ${host} lets other machines in: set a token, or listen on 127.0.0.1.`,
     );
   }
+  const limits = { bufferedBytesMax: SEND_BUFFER_BYTES_MAX, ...options.socketLimits };
   const app = createHttpApp(core, { allowedHosts, tryIt: options.tryIt });
   await app.ready();
   const webSockets = new WebSocketServer({
@@ -69,7 +77,7 @@ export async function listenDaemon(
       app.routing(...pair),
     );
     server.on("upgrade", (request, socket, head) =>
-      upgrade({ core, webSockets, allowedHosts }, { request, socket, head }),
+      upgrade({ core, webSockets, allowedHosts, limits }, { request, socket, head }),
     );
     await listen(server, where);
     return server;
@@ -153,12 +161,13 @@ function closeServer(server: Server): Promise<void> {
 type Door = Readonly<{
   core: DaemonCore;
   webSockets: WebSocketServer;
+  limits: SocketLimits;
   allowedHosts: readonly string[];
 }>;
 type Visitor = Readonly<{ request: IncomingMessage; socket: Duplex; head: Buffer }>;
 
 function upgrade(
-  { core, webSockets, allowedHosts }: Door,
+  { core, webSockets, allowedHosts, limits }: Door,
   { request, socket, head }: Visitor,
 ): void {
   socket.on("error", () => socket.destroy());
@@ -175,7 +184,7 @@ function upgrade(
       throw new LunaError("REQUEST_INVALID", `WebSockets are served at ${PATHS.join(" and ")}.`);
     }
     webSockets.handleUpgrade(request, socket, head, (webSocket) => {
-      core.connect(createWebSocketTransport(webSocket, SEND_BUFFER_BYTES_MAX), { isTrusted });
+      core.connect(createWebSocketTransport(webSocket, limits), { isTrusted });
     });
   } catch (cause) {
     refuse(socket, LunaError.from(cause));
