@@ -9,7 +9,7 @@ import torch
 _METADATA = frozenset(
     """detach requires_grad_ size dim ndimension numel nelement element_size stride is_contiguous
     is_floating_point is_complex untyped_storage storage_offset data_ptr is_pinned __get__ __set__
-    __repr__ __hash__ __format__ __len__ __eq__ is_nested""".split()
+    __repr__ __hash__ __format__ __len__""".split()
 )
 
 

@@ -42,6 +42,14 @@ def grace_seconds():
         return GRACE_SECONDS
 
 
+def _token():
+    path = os.environ.get("LUNA_TOKEN_FILE")
+    if path is None:
+        return os.environ.get("LUNA_TOKEN", "")
+    with open(path, encoding="utf-8") as file:
+        return file.read().strip()
+
+
 def get_daemon(url=""):
     """The Daemon at `url` for the thread that runs prompts: an interrupt ends its waiting."""
     daemon = shared_daemon(daemon_url(url), _make)
@@ -52,6 +60,6 @@ def get_daemon(url=""):
 def _make(url):
     return Daemon(
         url,
-        token=os.environ.get("LUNA_TOKEN", ""),
+        token=_token(),
         poll=comfy.model_management.throw_exception_if_processing_interrupted,
     )
