@@ -1,5 +1,5 @@
 import { existsSync } from "node:fs";
-import { link, mkdtemp, rm } from "node:fs/promises";
+import { link, mkdtemp, rm, stat } from "node:fs/promises";
 import { connect } from "node:net";
 import { tmpdir, totalmem } from "node:os";
 import { join } from "node:path";
@@ -11,15 +11,10 @@ import { ALL_KINDS, ModelFiles } from "../registry/index.ts";
 import { VERSION } from "../version.ts";
 import { type Command, JSON_OPTION } from "./command.ts";
 import { withDaemon } from "./daemon-client.ts";
+import { checkLibraries } from "./doctor/device-libraries.ts";
+import type { Finding } from "./doctor/finding.ts";
+import { portOwner } from "./doctor/port-owner.ts";
 import { formatBytes } from "./table.ts";
-
-/** One finding: what was looked at, how it is, and what to do about it. */
-export type Finding = Readonly<{
-  check: string;
-  state: "ok" | "advice" | "problem";
-  fact: string;
-  todo?: string;
-}>;
 
 const NODE_MAJOR_MIN = 20;
 const CONNECT_MS = 1_000;
@@ -114,7 +109,15 @@ async function checkDaemon(config: Config): Promise<Finding> {
     return await withDaemon(config, async (client): Promise<Finding> => {
       const { daemon, engine } = await client.status();
       const fact = `Daemon ${daemon.version} runs (pid ${daemon.pid}, ${engine.device}).`;
-      if (daemon.version === VERSION) return { check, state: "ok", fact };
+      if (daemon.version === VERSION && engine.restarts === 0) return { check, state: "ok", fact };
+      if (daemon.version === VERSION) {
+        return {
+          check,
+          state: "advice",
+          fact: `${fact} Its engine has been started again ${engine.restarts} times.`,
+          todo: "Look for engine.crashed in the daemon's log: memory or the driver, most often.",
+        };
+      }
       return {
         check,
         state: "problem",
@@ -128,8 +131,11 @@ async function checkDaemon(config: Config): Promise<Finding> {
       return {
         check,
         state: "problem",
-        fact: `Port ${config.port} answers, but not as a Luna daemon: ${known.message}`,
-        todo: `Stop that program or choose another port with --port (and LUNA_DAEMON_URL for clients).`,
+        fact: `Port ${config.port} answers, but not as a Luna daemon for this program: ${known.message} It belongs to ${portOwner(config.port) ?? "a program of another user"}.`,
+        todo:
+          known.code === "UNAUTHORIZED"
+            ? "Set LUNA_TOKEN or --token-file to the daemon's token."
+            : `Stop that program or choose another port with --port (and LUNA_DAEMON_URL for clients).`,
       };
     }
     return {
@@ -184,16 +190,51 @@ async function checkDevice(config: Config): Promise<Finding> {
   }
 }
 
-function checkMemory(config: Config): Finding {
+async function checkMemory(config: Config): Promise<Finding> {
   const budget = config.memoryMiB * 2 ** 20;
   const fact = `${formatBytes(totalmem())} in this machine, budget for models ${budget === 0 ? "automatic" : formatBytes(budget)}.`;
-  if (budget <= totalmem()) return { check: "memory", state: "ok", fact };
+  if (budget <= totalmem()) return checkLargest(config, fact);
   return {
     check: "memory",
     state: "problem",
     fact,
     todo: "Lower memoryMiB: models would be swapped out.",
   };
+}
+
+/** A model above the budget is never loaded. */
+async function checkLargest(config: Config, fact: string): Promise<Finding> {
+  const check = "memory";
+  const files = new ModelFiles(modelFoldersOf(config), () => performance.now());
+  const models = [...(await files.list("checkpoints")), ...(await files.list("diffusion_models"))];
+  const sizes = await Promise.all(
+    models.map(async ({ id, path }) => ({
+      id,
+      bytes: await stat(path).then(
+        ({ size }) => size,
+        () => 0,
+      ),
+    })),
+  );
+  const budget = config.memoryMiB > 0 ? config.memoryMiB * 2 ** 20 : totalmem() * 0.75;
+  const large = sizes.filter(({ bytes }) => bytes > budget);
+  if (large.length === 0) return { check, state: "ok", fact };
+  const names = large.map(({ id, bytes }) => `${id} (${formatBytes(bytes)})`).join(", ");
+  return {
+    check,
+    state: "advice",
+    fact: `${fact} Larger than the budget as files: ${names}.`,
+    todo: "Raise memoryMiB, or take F16 files: some parts of these cannot be loaded together.",
+  };
+}
+
+/** Who can read the file can use the daemon. */
+async function checkTokenFile({ tokenFile }: Config): Promise<Finding[]> {
+  if (tokenFile === "" || process.platform === "win32") return [];
+  const { mode } = await stat(tokenFile);
+  if ((mode & 0o077) === 0) return [{ check: "token file", state: "ok", fact: "It is private." }];
+  const fact = `${tokenFile} can be read by other users of this machine.`;
+  return [{ check: "token file", state: "advice", fact, todo: `chmod 600 ${tokenFile}` }];
 }
 
 export const doctor: Command = {
@@ -216,8 +257,10 @@ export const doctor: Command = {
       checkNode(),
       ...(await checkFolders(config)),
       await checkLinks(config),
-      checkMemory(config),
+      await checkMemory(config),
+      ...(await checkTokenFile(config)),
       await checkDevice(config),
+      ...checkLibraries(config.device),
       await checkDaemon(config),
       ...(await checkPacks(config)),
     ];
