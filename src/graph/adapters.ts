@@ -23,9 +23,10 @@ export function adapterRankMin(_target: AdapterTarget, choices: OpChoices): 0 | 
 }
 
 /**
- * ONNX Runtime plans buffers by comparing the shape of each result with every free one. Ranks that
- * no two targets share would leave thousands to compare: SD1.5 took 1.7 s longer to open. A side
- * path of unknown shape is left to the allocator; its result is given the shape of `y` again.
+ * ONNX Runtime plans which result may lie in which free buffer by comparing shapes, each result
+ * with every free one. Ranks that no two targets share would leave thousands of buffers to compare
+ * (SDXL: 8.5 s of CPU time to open a session). From a factor of unknown shape on, shapes stay
+ * unknown and the allocator places the results as the graph runs (2 s; a step takes 1-2 % longer).
  */
 const DOWN_SHAPE = "unknown";
 
@@ -49,7 +50,7 @@ export function adaptLinear(
     attributes: { transB: int(1) },
   });
   const side = b.node("MatMul", [b.node("Mul", [inner, scale]), up]);
-  return b.node("Add", [y, b.node("Reshape", [side, b.node("Shape", [y])])]);
+  return b.node("Add", [y, hasTime ? side : b.node("Squeeze", [side, b.integers([1])])]);
 }
 
 /** Adds the side path of a convolution to `y`. x [batch, in, height, width]. */
