@@ -49,7 +49,10 @@ const kindOf = (component) => KINDS[component] ?? "vae";
 
 function draw() {
   const box = find("strip");
-  const columns = Math.max(4, Math.floor((box.clientWidth - LABEL_WIDTH) / (CELL.width + CELL.gap)));
+  const columns = Math.max(
+    4,
+    Math.floor((box.clientWidth - LABEL_WIDTH) / (CELL.width + CELL.gap)),
+  );
   const shown = runs.slice(-columns);
   find("strip-empty").hidden = shown.length > 0;
   box.hidden = shown.length === 0;

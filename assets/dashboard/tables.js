@@ -1,5 +1,13 @@
 /** Models, clients and errors, and the buttons that act on models. */
-import { bytesText, element, find, millisecondsText, shortName, strengthText, updateRows } from "./dom.js";
+import {
+  bytesText,
+  element,
+  find,
+  millisecondsText,
+  shortName,
+  strengthText,
+  updateRows,
+} from "./dom.js";
 import { colorOf } from "./palette.js";
 
 const ERRORS_MAX = 50;
@@ -17,7 +25,12 @@ export function initTables(connection, announce) {
   });
 }
 
-const DONE = { preload: "is loaded", unload: "is unloaded", pin: "is pinned", unpin: "is not pinned any more" };
+const DONE = {
+  preload: "is loaded",
+  unload: "is unloaded",
+  pin: "is pinned",
+  unpin: "is not pinned any more",
+};
 
 async function act(op, model) {
   if (model === "") return;
@@ -64,13 +77,23 @@ function modelRow({ id, family, dtype, bytes, users, components, isPinned }) {
   const button = (op, text) =>
     element(
       "button",
-      { type: "button", "data-action": op, "aria-label": `${text} ${id}`, click: () => void act(op, id) },
+      {
+        type: "button",
+        "data-action": op,
+        "aria-label": `${text} ${id}`,
+        click: () => void act(op, id),
+      },
       text,
     );
   return element(
     "tr",
     {},
-    element("th", { scope: "row", title: components.join(", ") }, shortName(id), isPinned ? " 📌" : ""),
+    element(
+      "th",
+      { scope: "row", title: components.join(", ") },
+      shortName(id),
+      isPinned ? " 📌" : "",
+    ),
     element("td", {}, family ?? "–"),
     element("td", {}, dtype ?? "–"),
     element("td", { class: "number" }, bytesText(bytes)),
@@ -96,7 +119,9 @@ export function showClients(sessions, speeds) {
 }
 
 function clientRow({ id, name, pending, steps, loras, overheadMs, speed }) {
-  const with_ = loras.map(({ name: lora, strength }) => `${shortName(lora)} ${strengthText(strength)}`);
+  const with_ = loras.map(
+    ({ name: lora, strength }) => `${shortName(lora)} ${strengthText(strength)}`,
+  );
   const overhead = steps === 0 ? "–" : millisecondsText(overheadMs.p50);
   return element(
     "tr",

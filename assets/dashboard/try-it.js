@@ -26,12 +26,16 @@ export function offerChoices({ models, loras }) {
     .map(({ id }) => id)
     .filter((id) => id.startsWith("checkpoints/"))
     .map((id) => id.slice("checkpoints/".length));
-  setOptions(find("try-model"), checkpoints.map((name) => [name, shortName(name)]));
+  setOptions(
+    find("try-model"),
+    checkpoints.map((name) => [name, shortName(name)]),
+  );
   tiles.forEach(({ select, slider }, index) => {
     const isNew = select.options.length === 0;
     setOptions(select, [["", "no LoRA"], ...loras.map((name) => [name, shortName(name)])]);
     // At first each tile shows another one.
-    if (isNew && loras.length > 0) select.value = index === 0 ? "" : loras[(index - 1) % loras.length];
+    if (isNew && loras.length > 0)
+      select.value = index === 0 ? "" : loras[(index - 1) % loras.length];
     slider.disabled = select.value === "";
   });
 }
