@@ -25,6 +25,7 @@ const COMMANDS: Readonly<Record<string, [summary: string, load: () => Promise<Co
     "Check this machine and say what to do.",
     async () => (await import("./doctor.ts")).doctor,
   ],
+  bench: ["Measure this machine.", async () => (await import("./bench.ts")).bench],
   acceptance: [
     "The eight acceptance tests.",
     async () => (await import("./acceptance.ts")).acceptance,

@@ -2,17 +2,28 @@ import { startDaemon } from "../daemon.ts";
 import { createLogger, SETTINGS, type SettingName } from "../kernel/index.ts";
 import type { Command } from "./command.ts";
 import { seedLine } from "./seed-lines.ts";
+import { supervise } from "./supervise.ts";
 
 const CLIENT_SETTINGS: readonly string[] = ["daemonUrl"];
 
 export const serve: Command = {
   summary: "Starts the daemon and serves models until Ctrl-C.",
-  usage: "[--models DIR]... [--device auto|cpu|cuda|webgpu]",
+  usage: "[--models DIR]... [--device auto|cpu|cuda|webgpu] [--supervise]",
+  options: {
+    supervise: { type: "boolean", doc: "Start the daemon again whenever it dies." },
+  },
   // Object.keys of the table are its names.
   settings: (Object.keys(SETTINGS) as SettingName[]).filter(
     (name) => !CLIENT_SETTINGS.includes(name),
   ),
-  async run({ config, print, note, signal }) {
+  async run({ values, config, print, note, signal }) {
+    if (values["supervise"]) {
+      const own = process.argv.slice(process.argv.indexOf("serve") + 1);
+      return await supervise(
+        own.filter((flag) => flag !== "--supervise"),
+        { signal, note },
+      );
+    }
     const logger = createLogger(note, config.logLevel as Parameters<typeof createLogger>[1]);
     const told = {
       ...logger,

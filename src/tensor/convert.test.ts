@@ -80,3 +80,11 @@ test("the digest names content, shape and type", () => {
   expect(new Set(names).size).toBe(4);
   expect(names[0]).toMatch(/^sha256:[0-9a-f]{64}$/);
 });
+
+test("bytes of a Buffer that lie anywhere are read, also where a view could not begin", () => {
+  for (const dtype of ["F32", "F16", "BF16"] as const) {
+    const { bytes } = fromFloat({ shape: [2], data: Float32Array.of(1, -2) }, dtype);
+    const shifted = Buffer.concat([Buffer.alloc(1), bytes]).subarray(1);
+    expect([...toFloat({ dtype, shape: [2], bytes: shifted }).data]).toEqual([1, -2]);
+  }
+});

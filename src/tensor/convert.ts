@@ -66,12 +66,13 @@ function encodeBrain(value: number): number {
   return ((bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16) & 0xffff;
 }
 
-function isAligned(bytes: Uint8Array, size: number): boolean {
-  return bytes.byteOffset % size === 0;
+/** The bytes where a view of `size` may begin. Not `slice`: a Buffer's is no copy. */
+function aligned(bytes: Uint8Array, size: number): Uint8Array {
+  return bytes.byteOffset % size === 0 ? bytes : new Uint8Array(bytes);
 }
 
 function words(bytes: Uint8Array): Uint16Array {
-  const source = isAligned(bytes, 2) ? bytes : bytes.slice();
+  const source = aligned(bytes, 2);
   return new Uint16Array(source.buffer, source.byteOffset, source.byteLength / 2);
 }
 
@@ -95,7 +96,7 @@ export function toFloat(tensor: Tensor): FloatTensor {
 function decodeBytes(dtype: DType, bytes: Uint8Array): Float32Array {
   switch (dtype) {
     case "F32": {
-      const source = isAligned(bytes, 4) ? bytes : bytes.slice();
+      const source = aligned(bytes, 4);
       return new Float32Array(source.buffer, source.byteOffset, source.byteLength >> 2);
     }
     case "F16": {

@@ -1,0 +1,111 @@
+import { flagName, LunaError } from "../kernel/index.ts";
+import { batching } from "./bench/batching.ts";
+import { BenchBed, type Figures, machine } from "./bench/bed.ts";
+import { clients } from "./bench/clients.ts";
+import { coldstart } from "./bench/coldstart.ts";
+import { fairness } from "./bench/fairness.ts";
+import { loraMix, loraSwitch } from "./bench/loras.ts";
+import { overhead } from "./bench/overhead.ts";
+import { soak } from "./bench/soak.ts";
+import { type Command, JSON_OPTION } from "./command.ts";
+import { textTable } from "./table.ts";
+
+const SOAK_STEPS = 5_000;
+
+type Suite = Readonly<{
+  /** Key of its figures in the JSON. */
+  key: string;
+  run: (bed: BenchBed, options: { steps: number }) => Promise<Figures>;
+}>;
+
+const SUITES: Readonly<Record<string, Suite>> = {
+  overhead: { key: "overhead", run: overhead },
+  batching: { key: "batching", run: batching },
+  fairness: { key: "fairness", run: fairness },
+  clients: { key: "clients", run: clients },
+  "lora-mix": { key: "loraMix", run: loraMix },
+  "lora-switch": { key: "loraSwitch", run: loraSwitch },
+  coldstart: { key: "coldstart", run: coldstart },
+  soak: { key: "soak", run: (bed, { steps }) => soak(bed, steps) },
+};
+
+/** What each figure should be, by its place in the JSON. */
+const GOALS: Readonly<Record<string, string>> = {
+  "overhead.ws.p50Ms": "<= 1",
+  "overhead.ws.p99Ms": "<= 4",
+  "overhead.unix.p50Ms": "<= 1",
+  "overhead.unix.p99Ms": "<= 4",
+  "batching.ratioWorst": ">= 1",
+  "fairness.stallSteps": "<= 1",
+  "loraMix.ratio": "<= 1.1",
+  "loraSwitch.ratio": "<= 1.02",
+  "loraFirstUse.ms": "<= 30",
+  "coldstart.ms": "<= 1500",
+};
+
+type Report = Readonly<Record<string, Figures>>;
+
+/** "overhead.ws.p50Ms" and its value, for each number in the report. */
+function* numbersIn(value: object, prefix = ""): Generator<[string, number]> {
+  for (const [key, inner] of Object.entries(value)) {
+    const place = prefix === "" ? key : `${prefix}.${key}`;
+    if (typeof inner === "number") yield [place, inner];
+    else if (typeof inner === "object" && inner !== null && !Array.isArray(inner)) {
+      yield* numbersIn(inner, place);
+    }
+  }
+}
+
+export function benchTable(report: Report): string {
+  const rows = [...numbersIn(report)].map(([place, value]) => [
+    place,
+    String(value),
+    GOALS[place] ?? "",
+  ]);
+  return textTable(["figure", "measured", "goal"], rows);
+}
+
+export const bench: Command = {
+  summary: `Measures this machine: ${Object.keys(SUITES).join(", ")}. Run it when nothing else runs.`,
+  usage: "[SUITE]... [--steps N] [--json]",
+  settings: ["device", "threads"],
+  options: {
+    steps: { type: "string", value: "N", doc: `Steps of the soak (default ${SOAK_STEPS}).` },
+    json: JSON_OPTION,
+  },
+  async run({ values, positionals, config, print, note, signal }) {
+    const names = positionals.length > 0 ? positionals : Object.keys(SUITES);
+    const steps = Number(values["steps"] ?? SOAK_STEPS);
+    if (!Number.isSafeInteger(steps) || steps < 100) {
+      throw new LunaError("CONFIG_INVALID", `--steps ${values["steps"]}: a whole number from 100.`);
+    }
+    for (const name of names) {
+      if (Object.hasOwn(SUITES, name)) continue;
+      const known = Object.keys(SUITES).join(", ");
+      throw new LunaError("CONFIG_INVALID", `There is no suite "${name}": ${known}.`);
+    }
+    const engineFlags = (["device", "threads"] as const).flatMap((name) => [
+      `--${flagName(name)}`,
+      String(config[name]),
+    ]);
+    const bed = await BenchBed.open({ note, signal, engineFlags });
+    const report: Record<string, Figures> = { machine: machine() };
+    try {
+      for (const name of names) {
+        const suite = SUITES[name];
+        if (suite === undefined) continue;
+        note(`${name} ...`);
+        report[suite.key] = await suite.run(bed, { steps });
+      }
+    } finally {
+      await bed.close();
+    }
+    const { firstUse, ...others } = report["loraSwitch"] ?? {};
+    if (typeof firstUse === "object") {
+      report["loraSwitch"] = others;
+      report["loraFirstUse"] = { ...firstUse };
+    }
+    print(values["json"] ? JSON.stringify(report, null, 2) : `\n${benchTable(report)}`);
+    return 0;
+  },
+};

@@ -1,0 +1,106 @@
+import { join } from "node:path";
+import type { DaemonModel } from "../../client/index.ts";
+import {
+  type BenchBed,
+  type Figures,
+  median,
+  rateOf,
+  round,
+  stepInputs,
+  timeSteps,
+} from "./bed.ts";
+import { EMBEDDED, writeLora } from "./models.ts";
+
+const CLIENTS = 8;
+const RANK = 16;
+const TURNS = 5;
+const TURN_MS = 2000;
+const WARM_UP_MS = 4000;
+const STEP = { side: 16 } as const;
+/** A rank at which the file has about the 27 MB of SD1.5's at rank 16. */
+const LARGE_RANK = 224;
+
+async function loraNames(bed: BenchBed, count: number): Promise<string[]> {
+  const names = Array.from({ length: count }, (_, n) => `bench-${n}.safetensors`);
+  for (const [seed, name] of names.entries()) {
+    await writeLora(join(bed.folder, "loras", name), EMBEDDED, { rank: RANK, seed: seed + 1 });
+  }
+  return names;
+}
+
+/** Eight clients with eight LoRAs, with the same one, and with none: steps a second. */
+export async function loraMix(bed: BenchBed): Promise<Figures> {
+  const name = await bed.unet("embedded", EMBEDDED);
+  const loras = await loraNames(bed, CLIENTS);
+  const daemon = await bed.daemon();
+  const open = (loraOf: (client: number) => string | undefined) =>
+    Promise.all(
+      Array.from({ length: CLIENTS }, async (_, client) => {
+        const model = await bed.model(daemon.url, name);
+        const lora = loraOf(client);
+        if (lora !== undefined) model.addLora(lora, 0.8);
+        return model;
+      }),
+    );
+  const ways = {
+    mixed: await open((client) => loras[client]),
+    same: await open(() => loras[0]),
+    none: await open(() => undefined),
+  };
+  const rates = { mixed: [] as number[], same: [] as number[], none: [] as number[] };
+  for (const models of Object.values(ways)) await rateOf(models, STEP, WARM_UP_MS);
+  for (let turn = 0; turn < TURNS; turn++) {
+    for (const way of ["mixed", "same", "none"] as const) {
+      rates[way].push(await rateOf(ways[way], STEP, TURN_MS));
+    }
+  }
+  await daemon.stop();
+  const [mixed, same, none] = [rates.mixed, rates.same, rates.none].map(median);
+  return {
+    ratio: round((same ?? 0) / (mixed ?? 1)),
+    ...{ ratioToNone: round((none ?? 0) / (mixed ?? 1)), rank: RANK },
+    perSecond: {
+      mixed: round(mixed ?? 0, 1),
+      same: round(same ?? 0, 1),
+      none: round(none ?? 0, 1),
+    },
+  };
+}
+
+/** One client: two stacks in turns against no LoRA, and against one that stays; then a first use. */
+export async function loraSwitch(bed: BenchBed): Promise<Figures> {
+  const name = await bed.unet("embedded", EMBEDDED);
+  const [one = "", two = ""] = await loraNames(bed, 2);
+  const large = join(bed.folder, "loras", "large.safetensors");
+  const largeBytes = await writeLora(large, EMBEDDED, { rank: LARGE_RANK, seed: 99 });
+  const daemon = await bed.daemon();
+  const with_ = async (...names: string[]): Promise<DaemonModel> => {
+    const model = await bed.model(daemon.url, name);
+    for (const lora of names) model.addLora(lora, 0.7);
+    return model;
+  };
+  const [none, first, second] = [await with_(), await with_(one), await with_(one, two)];
+  const times = { none: [] as number[], stays: [] as number[], turns: [] as number[] };
+  const inputs = stepInputs(none, STEP);
+  const timed = async (model: DaemonModel, into: number[], n: number) => {
+    const beginMs = performance.now();
+    await model.forward(inputs);
+    if (n >= 50) into.push(performance.now() - beginMs);
+  };
+  for (let n = 0; n < 450; n++) {
+    await timed(none, times.none, n);
+    await timed(n % 2 ? first : second, times.turns, n);
+  }
+  for (let n = 0; n < 450; n++) await timed(first, times.stays, n);
+  const fresh = await with_("large.safetensors");
+  const [firstMs = 0] = await timeSteps(fresh, STEP, { count: 1 });
+  const steadyMs = median(await timeSteps(fresh, STEP, { count: 50 }));
+  await daemon.stop();
+  const [noneMs, turnsMs, staysMs] = [times.none, times.turns, times.stays].map(median);
+  return {
+    ratio: round((turnsMs ?? 0) / (noneMs ?? 1)),
+    ratioToSame: round((turnsMs ?? 0) / (staysMs ?? 1)),
+    ...{ noneMs: round(noneMs ?? 0), turnsMs: round(turnsMs ?? 0), staysMs: round(staysMs ?? 0) },
+    firstUse: { ms: round(firstMs - steadyMs, 1), bytes: largeBytes, steadyMs: round(steadyMs) },
+  };
+}
