@@ -20,3 +20,5 @@ export const PREVIEW_SIDE_MAX = 512;
 export const USER_FILES_MAX = 10_000;
 /** How often an uploaded picture's name is counted up before it is refused. */
 export const UPLOAD_NAMES_MAX = 10_000;
+/** How long an idle HTTP connection stays open, as ComfyUI's server has it; with Node's 5 s clients run into closed ones. */
+export const KEEP_ALIVE_MS = 75_000;

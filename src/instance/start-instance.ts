@@ -15,7 +15,7 @@ import { promptRoutes } from "./http/prompt-routes.ts";
 import { Router } from "./http/router.ts";
 import { staticFile } from "./http/static-files.ts";
 import { prepareUserFolder, userRoutes } from "./http/user-routes.ts";
-import { SOCKET_MESSAGE_BYTES_MAX } from "./limits.ts";
+import { KEEP_ALIVE_MS, SOCKET_MESSAGE_BYTES_MAX } from "./limits.ts";
 import { createPreviewer, isPreviewMethod, type PreviewMethod } from "./previewers.ts";
 import { PromptLanes } from "./prompt-lanes.ts";
 import { PromptQueue, type RunningPrompt } from "./prompt-queue.ts";
@@ -84,6 +84,7 @@ export async function startInstance(options: InstanceOptions): Promise<Instance>
     if (!mayUse(request)) response.writeHead(403).end();
     else void router.answer(request, response).catch(() => response.destroy());
   });
+  server.keepAliveTimeout = KEEP_ALIVE_MS;
   const sockets = acceptSockets(server, { hub, queue, mayUse });
   await prepareUserFolder(options.userFolder);
   await listen(server, options);

@@ -1,0 +1,111 @@
+/** Against ComfyUI: goldens of test/reference/node-tools.py. */
+import { readFileSync } from "node:fs";
+import { expect, test } from "vitest";
+import { FakeServices, FakeUNet, fakeInfo } from "../../test/support/fake-models.ts";
+import { type FloatTensor, floatTensor } from "../tensor/index.ts";
+import { NODE_DEFINITIONS, type NodeContext } from "./index.ts";
+
+type Case = { node: string; inputs: Record<string, unknown>; outputs: number[][] };
+const golden: {
+  schedules: { sigmas: number[]; cases: Case[] };
+  pictures: Case[];
+  latents: Case[];
+} = JSON.parse(
+  readFileSync(new URL("../../test/fixtures/goldens/node-tools.json", import.meta.url), "utf8"),
+);
+
+/** The inputs of the Python script. */
+function wave(shape: number[], scale = 1, offset = 0): FloatTensor {
+  const length = shape.reduce((a, b) => a * b, 1);
+  const data = Float32Array.from(
+    { length },
+    (_, i) => Math.sin(i * 0.7 + 0.01 * i * i) * scale + offset,
+  );
+  return floatTensor(shape, data);
+}
+
+const context: NodeContext = Object.assign(new FakeServices({}) as FakeServices & NodeContext, {
+  nodeId: "1",
+  signal: new AbortController().signal,
+  progress: () => undefined,
+  metadata: () => [],
+});
+
+async function run(node: string, inputs: Record<string, unknown>): Promise<readonly unknown[]> {
+  const definition = NODE_DEFINITIONS.get(node);
+  if (definition === undefined) throw new Error(`No node ${node}.`);
+  return (await definition.run(inputs, context)).outputs;
+}
+
+function expectNear(actual: ArrayLike<number>, expected: readonly number[], tolerance = 2e-6) {
+  expect(actual.length).toBe(expected.length);
+  for (const [i, value] of expected.entries()) {
+    const distance = Math.abs(value - (actual[i] ?? Number.NaN));
+    expect(distance).toBeLessThanOrEqual(tolerance * Math.max(1, Math.abs(value)));
+  }
+}
+
+const label = ({ node, inputs }: Case) => `${node} ${JSON.stringify(inputs)}`;
+
+const model = { unet: new FakeUNet(fakeInfo("m")), location: "local" };
+const sigmas = Float32Array.from(golden.schedules.sigmas);
+test.each(golden.schedules.cases.map((each) => [label(each), each] as const))(
+  "%s",
+  async (_, each) => {
+    const outputs = await run(each.node, { model, sigmas, ...each.inputs });
+    for (const [slot, expected] of each.outputs.entries()) {
+      expectNear(outputs[slot] as Float32Array, expected);
+    }
+  },
+);
+
+const image = wave([2, 5, 7, 3], 0.5, 0.5);
+const image2 = wave([2, 6, 4, 3], 0.4, 0.45);
+const mask = wave([2, 5, 7], 0.5, 0.5);
+test.each(golden.pictures.map((each) => [label(each), each] as const))("%s", async (_, each) => {
+  const [out] = await run(each.node, { image, image1: image, image2, mask, ...each.inputs });
+  expectNear((out as FloatTensor).data, each.outputs[0] ?? []);
+});
+
+const samples_to = { samples: wave([1, 4, 6, 8]) };
+const samples_from = { samples: wave([1, 4, 5, 3], 0.7) };
+test.each(golden.latents.map((each) => [label(each), each] as const))("%s", async (_, each) => {
+  const inputs = { samples_to, samples_from, samples1: samples_to, samples2: samples_from };
+  const [out] = await run(each.node, { ...inputs, ...each.inputs });
+  const { samples, batchIndex } = out as { samples: FloatTensor; batchIndex?: number[] };
+  expectNear(samples.data, each.outputs[0] ?? []);
+  if (each.outputs[1] !== undefined) expect(batchIndex).toEqual(each.outputs[1]);
+});
+
+test("SamplerCustom with KSampler's schedule gives KSampler's latent", async () => {
+  const positive = [{ context: wave([1, 77, 8]) }];
+  const negative = [{ context: wave([1, 77, 8], 0.5) }];
+  const latent_image = { samples: floatTensor([1, 4, 8, 8]) };
+  const steps = { steps: 4, scheduler: "karras", denoise: 1 };
+  const prompts = { model, positive, negative, latent_image, cfg: 5 };
+  const [expected] = await run("KSampler", {
+    ...prompts,
+    ...steps,
+    seed: 7n,
+    sampler_name: "euler",
+  });
+  const [schedule] = await run("BasicScheduler", { model, ...steps });
+  const [sampler] = await run("KSamplerSelect", { sampler_name: "euler" });
+  const custom = { ...prompts, sigmas: schedule, sampler, noise_seed: 7n, add_noise: true };
+  const [simple, denoised] = await run("SamplerCustom", custom);
+  expect(simple).toEqual(expected);
+  // Euler's last step goes to the denoised latent itself.
+  const last = (denoised as { samples: FloatTensor }).samples.data;
+  expectNear(last, [...(simple as { samples: FloatTensor }).samples.data], 1e-5);
+  const [guider] = await run("CFGGuider", prompts);
+  const [noise] = await run("RandomNoise", { noise_seed: 7n });
+  const advanced = { guider, noise, sampler, sigmas: schedule, latent_image };
+  expect((await run("SamplerCustomAdvanced", advanced))[0]).toEqual(expected);
+  const [basic] = await run("BasicGuider", { model, conditioning: positive });
+  const [unguided] = await run("SamplerCustomAdvanced", { ...advanced, guider: basic });
+  const [plain] = await run("SamplerCustom", { ...custom, cfg: 1 });
+  expect(unguided).toEqual(plain);
+  const [empty] = await run("DisableNoise", {});
+  const [still] = await run("SamplerCustomAdvanced", { ...advanced, noise: empty });
+  expect(still).not.toEqual(expected);
+});
