@@ -47,7 +47,11 @@ const FLOAT_TEXT = /^[+-]?(?:\d+(?:_\d+)*\.?(?:\d+(?:_\d+)*)?|\.\d+(?:_\d+)*)(?:
 function toInt(value: Json): bigint {
   if (typeof value === "bigint") return value;
   if (typeof value === "boolean") return value ? 1n : 0n;
-  if (typeof value === "number") return BigInt(Math.trunc(value));
+  if (typeof value === "number") {
+    // JSON's 1e999 is an infinity, in Python too.
+    if (Number.isFinite(value)) return BigInt(Math.trunc(value));
+    throw new PythonError("OverflowError", "cannot convert float infinity to integer");
+  }
   if (typeof value === "string") {
     const text = value.trim();
     if (INT_TEXT.test(text)) return BigInt(text.replaceAll("_", "").replace(/^\+/, ""));
