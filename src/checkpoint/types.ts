@@ -16,6 +16,8 @@ export type WeightRef = Readonly<{
   end: number;
   /** Two axes only: the file holds the transpose of `shape` (OpenCLIP text_projection). */
   isTransposed?: boolean;
+  /** The bytes lie in another file than the rest of the table: an overlay's. */
+  file?: string;
 }>;
 
 /** Canonical name without the component's prefix ("input_blocks.0.0.weight") to its place. */

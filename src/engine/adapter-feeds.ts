@@ -5,12 +5,18 @@
  */
 import { LRUCache } from "lru-cache";
 import type { AdapterTarget, OpChoices } from "../graph/index.ts";
-import { type Applied, activeAdapters, joinFactors, scaleRows } from "../lora/index.ts";
+import { type Applied, activeAdapters, joinFactors, scaleRows, vectorRows } from "../lora/index.ts";
 import type { FloatTensor } from "../tensor/index.ts";
 import { SCALES_MAX } from "./limits.ts";
 import { type Feeds, type Runtime, toOrt } from "./runtime.ts";
 
-type Net = Readonly<{ key: string; targets: readonly AdapterTarget[] }>;
+type Net = Readonly<{
+  key: string;
+  targets: readonly AdapterTarget[];
+  norms: readonly AdapterTarget[];
+  /** The graph has the vectors too. */
+  isFull: boolean;
+}>;
 
 /** Joined factors of one set of adapters, and the inputs with the scales seen with them. */
 type Joined = Readonly<{ feeds: Feeds; bytes: number; complete: LRUCache<string, Feeds> }>;
@@ -40,11 +46,13 @@ export class AdapterFeeds {
       this.#joined.set(key, joined);
     }
     const strengths = adapters.length === 0 ? [] : rows.map(strengthsOf);
-    const scalesKey = JSON.stringify([rows.length, strengths]);
+    const scalesKey = JSON.stringify([net.isFull, rows.length, strengths]);
     let complete = joined.complete.get(scalesKey);
     if (complete === undefined) {
       const scales = scaleRows(net.targets, adapters, { rows, choices: this.#choices });
-      complete = { ...joined.feeds, ...this.#toFeeds(scales).feeds };
+      const vectors = net.isFull ? vectorRows([...net.targets, ...net.norms], rows) : NO_VECTORS;
+      const own = this.#toFeeds(new Map([...scales, ...vectors])).feeds;
+      complete = { ...joined.feeds, ...own };
       joined.complete.set(scalesKey, complete);
     }
     return complete;
@@ -69,4 +77,5 @@ export class AdapterFeeds {
   }
 }
 
+const NO_VECTORS: ReadonlyMap<string, FloatTensor> = new Map();
 const strengthsOf = (row: readonly Applied[]) => row.map(({ id, strength }) => [id, strength]);

@@ -62,7 +62,8 @@ export function buildGraph(
 export function buildLoraModel(checkpoint: Checkpoint, options: GraphOptions): LoraModel {
   const targets = (component: ComponentName): readonly AdapterTarget[] => {
     const weights = weightsOf(checkpoint, component);
-    return buildGraph(checkpoint, component, { ...options, weights }).adapterTargets;
+    const graph = buildGraph(checkpoint, component, { ...options, weights });
+    return [...graph.adapterTargets, ...graph.normTargets];
   };
   const kinds = checkpoint.textEncoders.map(({ config }) => config.kind);
   const text = kinds.map((kind): [TextEncoderKind, readonly AdapterTarget[]] => [

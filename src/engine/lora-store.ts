@@ -10,15 +10,19 @@ import { type Logger, LunaError } from "../kernel/index.ts";
 import {
   type Applied,
   factorsFromTensors,
+  foldStack,
+  isAdditive,
   type LoraModel,
-  type LowRank,
   type ParsedLora,
+  type Patches,
   parseLora,
+  type StackItem,
 } from "../lora/index.ts";
 import { parseSafetensors } from "../tensor/index.ts";
 import { ANNOUNCED_MAX, LORA_FILE_BYTES_MAX } from "./limits.ts";
 import type { FactorStore, Tensors } from "./messages.ts";
 import { readRange } from "./model-folder.ts";
+import type { Overlay } from "./net.ts";
 import type { LoraUse } from "./port.ts";
 
 /** The net that adapters are for. */
@@ -27,6 +31,9 @@ export type AdaptedNet = Readonly<{
   key: string;
   component: ComponentName;
   targets: readonly AdapterTarget[];
+  norms: readonly AdapterTarget[];
+  /** A layer's weight as the checkpoint has it, [outputs, inputs * kernel]. */
+  baseWeight: (layer: string) => Promise<Float32Array>;
   /** All nets of the file, to tell its own keys from unknown ones. */
   loraModel: () => LoraModel;
   /** Names the file alone. */
@@ -34,15 +41,19 @@ export type AdaptedNet = Readonly<{
 }>;
 
 type FileSource = Extract<LoraUse["source"], { type: "file" }>;
-type Factors = ReadonlyMap<string, LowRank>;
-const NO_FACTORS: Factors = new Map();
+const NO_PATCHES: Patches = new Map();
+
+/** A stack as one net uses it. */
+type Stack = Readonly<{ applied: readonly Applied[]; overlay?: Overlay }>;
 
 export class LoraStore implements FactorStore {
   readonly #logger: Logger;
   readonly #parsed: LRUCache<string, ParsedLora>;
   readonly #sent: LRUCache<string, Tensors>;
   /** Factors of sent tensors by net; they are views, so they live as long as the tensors. */
-  readonly #views = new WeakMap<Tensors, Map<string, Factors>>();
+  readonly #views = new WeakMap<Tensors, Map<string, Patches>>();
+  /** Stacks that are more than a sum, by net, adapters and strengths. */
+  readonly #folded: LRUCache<string, Stack>;
   readonly #announced = new LRUCache<string, true>({ max: ANNOUNCED_MAX });
 
   constructor(bytesMax: number, logger: Logger) {
@@ -52,12 +63,13 @@ export class LoraStore implements FactorStore {
       sizeCalculation: (lora: ParsedLora) => Math.max(1, lora.bytes),
     });
     this.#sent = new LRUCache({ maxSize: bytesMax, sizeCalculation: bytesOf });
+    this.#folded = new LRUCache({ maxSize: bytesMax, sizeCalculation: bytesOfStack });
   }
 
   get facts(): { entries: number; bytes: number } {
     return {
-      entries: this.#parsed.size + this.#sent.size,
-      bytes: this.#parsed.calculatedSize + this.#sent.calculatedSize,
+      entries: this.#parsed.size + this.#sent.size + this.#folded.size,
+      bytes: this.#parsed.calculatedSize + this.#sent.calculatedSize + this.#folded.calculatedSize,
     };
   }
 
@@ -74,39 +86,52 @@ export class LoraStore implements FactorStore {
   }
 
   /** What a stack of LoRAs does to one net, and what its user should hear about it. */
-  async apply(
-    net: AdaptedNet,
-    loras: readonly LoraUse[],
-  ): Promise<{ applied: Applied[]; warnings: string[] }> {
-    const applied: Applied[] = [];
+  async apply(net: AdaptedNet, loras: readonly LoraUse[]): Promise<Stack & { warnings: string[] }> {
+    const stack: StackItem[] = [];
     const warnings: string[] = [];
     for (const { source, strength } of loras) {
       if (source.type === "factors") {
-        const factors = this.#factorsOf(net, source.tensors);
-        applied.push({ id: source.digest, strength, factors });
+        const patches = this.#patchesOf(net, source.tensors);
+        stack.push({ id: source.digest, strength, patches });
         continue;
       }
-      const factors = await this.#fileFactors(net, source, warnings);
-      if (factors === undefined) continue;
-      applied.push({ id: `${source.path}@${source.key}`, strength, factors });
+      const patches = await this.#filePatches(net, source, warnings);
+      if (patches === undefined) continue;
+      stack.push({ id: `${source.path}@${source.key}`, strength, patches });
       this.#announce(net, source, strength);
     }
-    return { applied, warnings };
+    return { ...(await this.#fold(net, stack)), warnings };
   }
 
-  #factorsOf(net: AdaptedNet, tensors: Tensors): Factors {
-    const byNet = this.#views.get(tensors) ?? new Map<string, Factors>();
+  async #fold(net: AdaptedNet, stack: readonly StackItem[]): Promise<Stack> {
+    if (stack.every(({ patches }) => isAdditive(patches))) {
+      return { applied: stack.map(({ patches: factors, ...rest }) => ({ ...rest, factors })) };
+    }
+    const key = JSON.stringify([net.key, stack.map(({ id, strength }) => [id, strength])]);
+    const known = this.#folded.get(key);
+    if (known !== undefined) return known;
+    const targets = new Map([...net.targets, ...net.norms].map((each) => [each.name, each]));
+    const target = (layer: string) => targets.get(layer);
+    const { applied, dense } = await foldStack(stack, { target, weight: net.baseWeight });
+    const folded: Stack = dense.size === 0 ? { applied } : { applied, overlay: join(key, dense) };
+    this.#folded.set(key, folded);
+    return folded;
+  }
+
+  #patchesOf(net: AdaptedNet, tensors: Tensors): Patches {
+    const byNet = this.#views.get(tensors) ?? new Map<string, Patches>();
     this.#views.set(tensors, byNet);
-    const factors = byNet.get(net.key) ?? factorsFromTensors(tensors, net.targets);
-    byNet.set(net.key, factors);
-    return factors;
+    const targets = [...net.targets, ...net.norms];
+    const patches = byNet.get(net.key) ?? factorsFromTensors(tensors, targets);
+    byNet.set(net.key, patches);
+    return patches;
   }
 
-  async #fileFactors(
+  async #filePatches(
     net: AdaptedNet,
     source: FileSource,
     warnings: string[],
-  ): Promise<Factors | undefined> {
+  ): Promise<Patches | undefined> {
     const cacheKey = `${source.key}\n${source.path}\n${net.fileKey}`;
     let parsed = this.#parsed.get(cacheKey);
     if (parsed === undefined) {
@@ -132,8 +157,8 @@ export class LoraStore implements FactorStore {
     }
     const { component } = net;
     if (component === "unet") return parsed.unet;
-    if (component === "vae-encoder" || component === "vae-decoder") return NO_FACTORS;
-    return parsed.text.get(component) ?? NO_FACTORS;
+    if (component === "vae-encoder" || component === "vae-decoder") return NO_PATCHES;
+    return parsed.text.get(component) ?? NO_PATCHES;
   }
 
   /** Undefined if the file has gone. */
@@ -166,6 +191,26 @@ export class LoraStore implements FactorStore {
     this.#announced.set(announcement, true);
     this.#logger.info("lora.applied", { lora: name, strength, component: net.component });
   }
+}
+
+function join(key: string, dense: ReadonlyMap<string, Float32Array>): Overlay {
+  const layers = new Map(Array.from(dense, ([layer, { byteLength }]) => [layer, byteLength]));
+  const data = new Uint8Array([...layers.values()].reduce((sum, bytes) => sum + bytes, 0));
+  let begin = 0;
+  for (const { buffer, byteOffset, byteLength } of dense.values()) {
+    data.set(new Uint8Array(buffer, byteOffset, byteLength), begin);
+    begin += byteLength;
+  }
+  return { key, layers, data };
+}
+
+/** Overlays, and factors that folding has made; others belong to their files. */
+function bytesOfStack({ applied, overlay }: Stack): number {
+  let bytes = 1 + (overlay?.data.byteLength ?? 0);
+  for (const { factors } of applied) {
+    for (const { up, down } of factors.values()) bytes += up.byteLength + down.byteLength;
+  }
+  return bytes;
 }
 
 function bytesOf(tensors: Tensors): number {

@@ -12,13 +12,28 @@ export type Net = AdaptedNet &
   Readonly<{
     checkpoint: Checkpoint;
     session: InferenceSession;
+    /** The session's graph has the inputs of every feature. */
+    isFull: boolean;
     runtime: Runtime;
     compute: Compute;
     adapterFeeds: AdapterFeeds;
   }>;
 
 /** An item with the adapters that act on this net. */
-export type PreparedItem = Readonly<{ item: RunItem; applied: readonly Applied[] }>;
+export type PreparedItem = Readonly<{
+  item: RunItem;
+  applied: readonly Applied[];
+  /** Layers whose whole weight it changes. */
+  overlay?: Overlay;
+}>;
+
+/** New weights of some layers; the key names their content. */
+export type Overlay = Readonly<{
+  key: string;
+  /** Names of the layers and the bytes of their weights in float32, one after another in `data`. */
+  layers: ReadonlyMap<string, number>;
+  data: Uint8Array;
+}>;
 
 export type BatchResult = Readonly<{
   /** One map for each item. */

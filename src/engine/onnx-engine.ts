@@ -1,12 +1,13 @@
 /** The engine inside its process: sessions of ONNX Runtime over checkpoints that stay on disk. */
-import { stat, writeFile } from "node:fs/promises";
+import assert from "node:assert/strict";
 import { join } from "node:path";
 import { type ComponentName, openCheckpointFile, type WeightTable } from "../checkpoint/index.ts";
-import type { BuiltGraph, GraphOptions } from "../graph/index.ts";
+import type { GraphOptions } from "../graph/index.ts";
 import { type Logger, LunaError } from "../kernel/index.ts";
-import type { LoraModel } from "../lora/index.ts";
+import { type LoraModel, needsFullGraph } from "../lora/index.ts";
 import { elementCount } from "../tensor/index.ts";
 import { AdapterFeeds } from "./adapter-feeds.ts";
+import { baseWeights, fileKeyOf } from "./base-weights.ts";
 import { buildGraph, buildLoraModel, weightsOf } from "./build-graph.ts";
 import { LoraStore } from "./lora-store.ts";
 import type { ChildFacts } from "./messages.ts";
@@ -18,13 +19,15 @@ import {
   WEIGHTS_NAME,
   type WeightsPlace,
 } from "./model-folder.ts";
-import type { Net, PreparedItem } from "./net.ts";
+import type { BatchResult, Net, PreparedItem } from "./net.ts";
 import type { RunItem, RunOutput } from "./port.ts";
 import type { Provider } from "./providers.ts";
 import { runText } from "./run-text.ts";
 import { runUNet } from "./run-unet.ts";
 import { runVae } from "./run-vae.ts";
-import { type InferenceSession, type Runtime, runtimeError, toTensor } from "./runtime.ts";
+import { type Runtime, runtimeError, toTensor } from "./runtime.ts";
+import { overlaidWeights, SessionSet } from "./session-set.ts";
+import { hasFeatures } from "./unet-features.ts";
 
 export type OnnxEngineOptions = Readonly<{
   runtime: Runtime;
@@ -38,12 +41,14 @@ export type OnnxEngineOptions = Readonly<{
 
 type Loaded = Readonly<{
   path: string;
-  net: Net;
+  net: LoadedNet;
   bytes: number;
   place: WeightsPlace;
-  /** ONNX Runtime reads weights given from memory in place and keeps no reference to them. */
-  weights: Uint8Array | undefined;
+  sessions: SessionSet;
 }>;
+
+/** A net without the session that a batch runs in. */
+type LoadedNet = Omit<Net, "session" | "isFull">;
 
 export class OnnxEngine {
   readonly #options: OnnxEngineOptions;
@@ -88,11 +93,11 @@ export class OnnxEngine {
   }
 
   async unload(path: string, component?: ComponentName): Promise<void> {
-    for (const [key, { path: own, net, place }] of this.#loaded) {
+    for (const [key, { path: own, net, place, sessions }] of this.#loaded) {
       if (own !== path || (component !== undefined && net.component !== component)) continue;
       this.#loaded.delete(key);
       this.#adapterFeeds.forget(net.key);
-      await net.session.release();
+      await sessions.release();
       await afterRelease(place);
     }
   }
@@ -102,18 +107,19 @@ export class OnnxEngine {
     component: ComponentName,
     items: readonly RunItem[],
   ): Promise<{ outputs: readonly RunOutput[]; engineMs: number }> {
-    const net = this.#loaded.get(keyOf(path, component))?.net;
-    if (net === undefined) {
+    const loaded = this.#loaded.get(keyOf(path, component));
+    if (loaded === undefined) {
       throw new LunaError("MODEL_UNKNOWN", `${component} of ${path} is not loaded.`);
     }
+    const { net, sessions } = loaded;
     const prepared: PreparedItem[] = [];
     const warnings: string[][] = [];
     for (const item of items) {
-      const applied = await this.#loras.apply(net, item.loras);
-      prepared.push({ item, applied: applied.applied });
-      warnings.push(applied.warnings);
+      const { warnings: own, ...stack } = await this.#loras.apply(net, item.loras);
+      prepared.push({ item, ...stack });
+      warnings.push(own);
     }
-    const { outputs, ms } = await runNet(net, prepared);
+    const { outputs, ms } = await runGroups(net, sessions, prepared);
     return {
       outputs: outputs.map((tensors, index) => ({
         tensors: new Map(Array.from(tensors, ([name, tensor]) => [name, toTensor(tensor)])),
@@ -133,38 +139,62 @@ export class OnnxEngine {
     const bytes = range && (await readRange(path, range.begin, range.end));
     const { choices } = provider;
     const options = { choices, externalFile: WEIGHTS_NAME };
-    const graph = buildGraph(checkpoint, component, { ...options, weights });
-    const session = await this.#createSession(graph, place, bytes);
-    const net: Net = {
-      ...(await netNames(file, path, component)),
-      ...{ component, targets: graph.adapterTargets, checkpoint, session, runtime },
-      ...{ compute: choices.compute, adapterFeeds: this.#adapterFeeds },
+    const names = await netNames(file, path, component);
+    const sessions = new SessionSet({
+      ...this.#options,
+      build: (variant) =>
+        buildGraph(checkpoint, component, {
+          ...{ ...options, isFull: variant.isFull },
+          weights: overlaidWeights(weights, variant.overlay),
+        }),
+      weights: bytes,
+      path,
+      place: this.#options.place ?? placeWeights,
+      overlayBytesMax: this.#options.loraCacheBytesMax,
+      fileKey: names.fileKey,
+    });
+    const graph = await sessions.open(place);
+    const net: LoadedNet = {
+      ...names,
+      ...{ component, targets: graph.adapterTargets, norms: graph.normTargets, checkpoint },
+      ...{ runtime, compute: choices.compute, adapterFeeds: this.#adapterFeeds },
+      baseWeight: baseWeights(path, stored, names.fileKey),
       loraModel: lazily(() => buildLoraModel(checkpoint, options)),
     };
-    return { path, net, bytes: residentBytes(stored, choices), place, weights: bytes };
+    return { path, net, bytes: residentBytes(stored, choices), place, sessions };
   }
+}
 
-  async #createSession(
-    graph: BuiltGraph,
-    place: WeightsPlace,
-    weights: Uint8Array | undefined,
-  ): Promise<InferenceSession> {
-    const { runtime, provider, threads } = this.#options;
-    const options: InferenceSession.SessionOptions = {
-      ...provider.sessionOptions,
-      ...(threads === undefined ? {} : { intraOpNumThreads: threads }),
-    };
-    if (place.type === "linked") {
-      const path = join(place.folder, "graph.onnx");
-      await writeFile(path, graph.model);
-      return await runtime.InferenceSession.create(path, options);
-    }
-    const externalData = weights && [{ path: graph.externalFile, data: weights }];
-    return await runtime.InferenceSession.create(graph.model, {
-      ...options,
-      ...(externalData === undefined ? {} : { externalData }),
-    });
+/**
+ * One session run for all items, except that items with an overlay have a session of their own: they
+ * run after the others.
+ */
+async function runGroups(
+  net: LoadedNet,
+  sessions: SessionSet,
+  items: readonly PreparedItem[],
+): Promise<BatchResult> {
+  const groups = new Map<string, number[]>();
+  for (const [index, { overlay }] of items.entries()) {
+    const key = overlay?.key ?? "";
+    groups.set(key, [...(groups.get(key) ?? []), index]);
   }
+  const outputs: BatchResult["outputs"][number][] = [];
+  let ms = 0;
+  for (const indices of groups.values()) {
+    const group = indices.flatMap((index) => items[index] ?? []);
+    const overlay = group[0]?.overlay;
+    const isFull = group.some(({ item, applied }) => hasFeatures(item) || needsFullGraph(applied));
+    const variant = await sessions.get({ isFull, ...(overlay && { overlay }) });
+    const result = await runNet({ ...net, ...variant }, group);
+    ms += result.ms;
+    for (const [at, index] of indices.entries()) {
+      const output = result.outputs[at];
+      assert(output !== undefined, "Every item has an output.");
+      outputs[index] = output;
+    }
+  }
+  return { outputs, ms };
 }
 
 function runNet(net: Net, items: readonly PreparedItem[]) {
@@ -187,8 +217,7 @@ async function netNames(
   path: string,
   component: ComponentName,
 ): Promise<{ fileKey: string; key: string }> {
-  const { size, mtimeMs } = await stat(file);
-  const fileKey = `${path}@${size}-${mtimeMs}`;
+  const fileKey = await fileKeyOf(file, path);
   return { fileKey, key: `${component}\n${fileKey}` };
 }
 

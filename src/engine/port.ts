@@ -18,7 +18,7 @@ export type LoraUse = Readonly<{
         type: "factors";
         /** Content name of the whole set. */
         digest: string;
-        /** `${layer}.down` [rank, inputs...] and `${layer}.up` [rank, outputs], alpha folded in. */
+        /** `${layer}.PART`, parts as docs/protocol.md says: down, up, bias, gain, diff, ... */
         tensors: ReadonlyMap<string, Tensor>;
       }>;
   strength: number;
@@ -40,6 +40,14 @@ export type RunItem = Readonly<{
   isLayerNormed?: boolean;
   /** vae-*: work in tiles of `size` latent cells that share `overlap` cells with their neighbours. */
   tile?: Readonly<{ size: number; overlap: number }>;
+  /** unet: what ComfyUI's nodes of these names do inside the net. */
+  features?: UNetFeatures;
+}>;
+
+export type UNetFeatures = Readonly<{
+  freeu?: Readonly<{ version: 1 | 2; b1: number; b2: number; s1: number; s2: number }>;
+  /** Self-attention gives its values as they are in these blocks: "middle.0", "input.4", "output.3.1". */
+  pag?: Readonly<{ blocks: readonly string[] }>;
 }>;
 
 /**

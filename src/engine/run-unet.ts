@@ -22,6 +22,7 @@ import {
 } from "./net.ts";
 import type { RunItem } from "./port.ts";
 import { runSession, toOrt } from "./runtime.ts";
+import { featureFeeds } from "./unet-features.ts";
 
 const isControl = (name: string): boolean => name.startsWith("control.");
 
@@ -81,9 +82,21 @@ export async function runUNet(net: Net, items: readonly PreparedItem[]): Promise
   const inputs = adapterFeedsOf(net, items, rows);
   const zero = toOrt(net.runtime, NO_CONTROL, net.compute);
   for (const name of controls) inputs[name] = zero;
-  for (const [name, tensor] of feeds) inputs[name] = toOrt(net.runtime, tensor, net.compute);
+  const features = net.isFull
+    ? featureFeeds(net.session.inputNames, requests, { rows, size: sizeOf(feeds) })
+    : NO_FEATURES;
+  for (const [name, tensor] of [...feeds, ...features]) {
+    inputs[name] = toOrt(net.runtime, tensor, net.compute);
+  }
   const { outputs, ms } = await runSession(net.session, inputs);
   return { outputs: splitRows(outputs, rows), ms };
+}
+
+const NO_FEATURES: ReadonlyMap<string, FloatTensor> = new Map();
+
+function sizeOf(feeds: ReadonlyMap<string, FloatTensor>): readonly [number, number] {
+  const [, , height = 0, width = 0] = feeds.get("x")?.shape ?? [];
+  return [height, width];
 }
 
 /** Each item's rows of every output, as views. */

@@ -3,6 +3,10 @@
  * y += ((x down^T) * scale) up. `down` and `up` join the rows of all adapters in the batch, and
  * `scale` holds each item's strength for each row, 0 where the item does not use it. So one run
  * serves items with different adapters, and no weight is ever written.
+ *
+ * A full graph has more inputs for what is no sum of low rank: y = row * (W (column * x)) + bias,
+ * and the weights of norms are shifted by `gain` and `bias`. Each is one vector for each batch row;
+ * ones (row, column) and zeros (gain, bias) are neutral.
  */
 import type { GraphBuilder, Value } from "./graph-builder.ts";
 import { int, ints } from "./onnx.ts";
@@ -15,6 +19,92 @@ export function adapterInputs(target: string): { down: string; up: string; scale
     up: `lora.${target}.up`,
     scale: `lora.${target}.scale`,
   };
+}
+
+/** Names of the vectors of a layer in a full graph; a norm has `gain` and `bias` only. */
+export function vectorInputs(target: string): Record<"row" | "column" | "bias" | "gain", string> {
+  return {
+    row: `lora.${target}.row`,
+    column: `lora.${target}.column`,
+    bias: `lora.${target}.bias`,
+    gain: `lora.${target}.gain`,
+  };
+}
+
+/** Axes of such a vector: the layer's channels are the last axis, or axis 1 of a picture. */
+export function vectorShape<Batch extends number | string>(
+  { kind }: Pick<AdapterTarget, "kind">,
+  batch: Batch,
+  channels: number,
+): (Batch | number)[] {
+  const isPicture = kind === "conv" || kind === "group-norm";
+  return isPicture ? [batch, channels, 1, 1] : [batch, 1, channels];
+}
+
+type VectorLayer = Readonly<{
+  name: string;
+  kind: AdapterTarget["kind"];
+  /** False where the value is [batch, channels]. */
+  hasTime?: boolean;
+}>;
+
+function vector(
+  b: GraphBuilder,
+  layer: VectorLayer,
+  which: Readonly<{ part: "row" | "column" | "bias" | "gain"; channels: number }>,
+): Value {
+  const name = vectorInputs(layer.name)[which.part];
+  // A norm that stands twice in a graph shares its inputs.
+  const value = b.hasInput(name)
+    ? name
+    : b.input(name, vectorShape(layer, "batch", which.channels));
+  return layer.hasTime === false ? b.node("Squeeze", [value, b.integers([1])]) : value;
+}
+
+/** x with its channels scaled, in a full graph. */
+export function scaleColumns(
+  b: GraphBuilder,
+  x: Value,
+  layer: VectorLayer & Readonly<{ inputs: number }>,
+): Value {
+  if (!b.isFull) return x;
+  return b.node("Mul", [x, vector(b, layer, { part: "column", channels: layer.inputs })]);
+}
+
+/** y before its bias with its channels scaled, in a full graph. */
+export function scaleRows(
+  b: GraphBuilder,
+  y: Value,
+  layer: VectorLayer & Readonly<{ outputs: number }>,
+): Value {
+  if (!b.isFull) return y;
+  return b.node("Mul", [y, vector(b, layer, { part: "row", channels: layer.outputs })]);
+}
+
+/** y after its bias with the bias's change added, in a full graph. */
+export function shiftBias(
+  b: GraphBuilder,
+  y: Value,
+  layer: VectorLayer & Readonly<{ outputs: number }>,
+): Value {
+  if (!b.isFull) return y;
+  return b.node("Add", [y, vector(b, layer, { part: "bias", channels: layer.outputs })]);
+}
+
+/** normal * (weight + gain) + (bias + its change); the sums in a full graph only. */
+export function affine(
+  b: GraphBuilder,
+  normal: Value,
+  layer: Readonly<{ name: string; kind: "layer-norm" | "group-norm"; channels: number }>,
+): Value {
+  const { name, kind, channels } = layer;
+  const shape = kind === "group-norm" ? [1, channels, 1, 1] : [channels];
+  let [gain, bias] = [b.weight(`${name}.weight`, shape), b.weight(`${name}.bias`, shape)];
+  if (b.isFull) {
+    gain = b.node("Add", [gain, vector(b, layer, { part: "gain", channels })]);
+    bias = b.node("Add", [bias, vector(b, layer, { part: "bias", channels })]);
+  }
+  return b.node("Add", [b.node("Mul", [normal, gain]), bias]);
 }
 
 /** Smallest legal rank of a target's inputs; rows of zeros fill up what is missing. */

@@ -31,8 +31,9 @@ export function buildClipGraph(
   weights: WeightTable,
   options: ClipGraphOptions,
 ): BuiltGraph {
-  const { choices, externalFile, hasAdapters = true } = options;
-  const b = new GraphBuilder({ name: config.kind, weights, choices, externalFile, hasAdapters });
+  const { choices, externalFile, hasAdapters = true, isFull = false } = options;
+  const base = { name: config.kind, weights, choices, externalFile };
+  const b = new GraphBuilder({ ...base, hasAdapters, isFull });
   const layer = b.input("layer", [1], "int64");
   let x = buildEmbedding(b, config);
   let hidden = x;

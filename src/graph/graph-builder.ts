@@ -32,6 +32,8 @@ export type BuilderOptions = Readonly<{
   externalFile: string;
   /** Linear and convolution layers get LoRA inputs. */
   hasAdapters: boolean;
+  /** Adapters may also scale rows and columns and shift 1-D weights; see adapters.ts. */
+  isFull?: boolean;
 }>;
 
 const STORED_TYPE: Partial<Record<DType, OnnxType>> = {
@@ -55,12 +57,14 @@ function storedType(name: string, ref: WeightRef): OnnxType {
 export class GraphBuilder {
   readonly choices: OpChoices;
   readonly hasAdapters: boolean;
+  readonly isFull: boolean;
   readonly #options: BuilderOptions;
   readonly #nodes: OnnxNode[] = [];
   readonly #initializers = new Map<string, OnnxInitializer>();
   readonly #inputs: OnnxValue[] = [];
   readonly #outputs: OnnxValue[] = [];
   readonly #targets: AdapterTarget[] = [];
+  readonly #norms: AdapterTarget[] = [];
   /** Weight name to the value that holds it in the compute type. */
   readonly #weights = new Map<string, { value: Value; shape: readonly number[] }>();
   #valueCount = 0;
@@ -68,6 +72,7 @@ export class GraphBuilder {
   constructor(options: BuilderOptions) {
     this.choices = options.choices;
     this.hasAdapters = options.hasAdapters;
+    this.isFull = options.isFull === true && options.hasAdapters;
     this.#options = options;
   }
 
@@ -96,6 +101,10 @@ export class GraphBuilder {
     const outputs = Array.from({ length: outputCount }, () => `v${this.#valueCount++}`);
     this.#nodes.push({ opType, domain, inputs, outputs, attributes });
     return outputs;
+  }
+
+  hasInput(name: string): boolean {
+    return this.#inputs.some((input) => input.name === name);
   }
 
   /** A graph input, of the compute type unless said otherwise; named axes are dynamic. */
@@ -208,7 +217,7 @@ export class GraphBuilder {
       shape,
       data: {
         type: "external",
-        file: this.#options.externalFile,
+        file: ref.file ?? this.#options.externalFile,
         offset: ref.begin,
         length: ref.end - ref.begin,
       },
@@ -224,6 +233,11 @@ export class GraphBuilder {
     this.#targets.push(target);
   }
 
+  /** A norm may stand at several places of the graph; it is one target. */
+  addNormTarget(target: AdapterTarget): void {
+    if (this.#norms.every(({ name }) => name !== target.name)) this.#norms.push(target);
+  }
+
   build(): BuiltGraph {
     const { name, externalFile } = this.#options;
     const model = serializeModel({
@@ -233,6 +247,6 @@ export class GraphBuilder {
       inputs: this.#inputs,
       outputs: this.#outputs,
     });
-    return { model, externalFile, adapterTargets: this.#targets };
+    return { model, externalFile, adapterTargets: this.#targets, normTargets: this.#norms };
   }
 }

@@ -1,5 +1,6 @@
-export { adapterInputs, adapterRankMin } from "./adapters.ts";
+export { adapterInputs, adapterRankMin, vectorInputs, vectorShape } from "./adapters.ts";
 export { buildClipGraph, type ClipGraphOptions } from "./clip.ts";
+export { frequencyInputs, lowFrequencies } from "./freeu.ts";
 export { timestepEmbedding } from "./timestep-embedding.ts";
 export type * from "./types.ts";
 export { buildUNetGraph, type UNetGraphOptions } from "./unet.ts";

@@ -4,7 +4,7 @@
  */
 import assert from "node:assert";
 import { LunaError } from "../kernel/index.ts";
-import { adaptConv, adaptLinear } from "./adapters.ts";
+import { adaptConv, adaptLinear, affine, scaleColumns, scaleRows, shiftBias } from "./adapters.ts";
 import type { GraphBuilder, Value } from "./graph-builder.ts";
 import { float, int, ints, text } from "./onnx.ts";
 
@@ -35,13 +35,17 @@ export function linear(
   const [outputs, inputs] = linearShape(b, name);
   const isTransposed = b.weightRef(`${name}.weight`).isTransposed === true;
   const stored = isTransposed ? [inputs, outputs] : [outputs, inputs];
-  const product = b.node("FusedMatMul", [x, b.storedWeight(`${name}.weight`, stored)], {
+  const vectors = { name, kind: "linear", hasTime, inputs, outputs } as const;
+  const operands = [scaleColumns(b, x, vectors), b.storedWeight(`${name}.weight`, stored)];
+  const matrix = b.node("FusedMatMul", operands, {
     domain: MICROSOFT,
     attributes: { transB: int(isTransposed ? 0 : 1) },
   });
-  const y = b.hasWeight(`${name}.bias`)
+  const product = scaleRows(b, matrix, vectors);
+  const biased = b.hasWeight(`${name}.bias`)
     ? b.node("Add", [product, b.weight(`${name}.bias`)])
     : product;
+  const y = shiftBias(b, biased, vectors);
   return adaptLinear(b, { name, x, y, inputs, outputs, hasTime });
 }
 
@@ -70,11 +74,20 @@ export function conv2d(
   }
   const kernel = [height, width] as const;
   const pads = layer.pads ?? [height >> 1, width >> 1, height >> 1, width >> 1];
-  const operands = [x, b.weight(`${name}.weight`)];
-  if (b.hasWeight(`${name}.bias`)) operands.push(b.weight(`${name}.bias`));
-  const y = b.node("Conv", operands, {
+  const vectors = { name, kind: "conv", inputs, outputs } as const;
+  const hasBias = b.hasWeight(`${name}.bias`);
+  const operands = [scaleColumns(b, x, vectors), b.weight(`${name}.weight`)];
+  // Rows are scaled before the bias, which then cannot be part of the convolution.
+  if (hasBias && !b.isFull) operands.push(b.weight(`${name}.bias`));
+  const product = b.node("Conv", operands, {
     attributes: { kernel_shape: ints(kernel), pads: ints(pads), strides: ints([stride, stride]) },
   });
+  const scaled = scaleRows(b, product, vectors);
+  const biased =
+    hasBias && b.isFull
+      ? b.node("Add", [scaled, b.weight(`${name}.bias`, [1, outputs, 1, 1])])
+      : scaled;
+  const y = shiftBias(b, biased, vectors);
   return adaptConv(b, { name, x, y, inputs, outputs, kernel, stride, pads });
 }
 
@@ -102,8 +115,16 @@ export function groupNorm(
     attributes: { epsilon: float(epsilon) },
   });
   const back = b.node("Reshape", [normal, b.node("Shape", [x])]);
-  const scaled = b.node("Mul", [back, b.weight(`${name}.weight`, [1, channels, 1, 1])]);
-  return b.node("Add", [scaled, b.weight(`${name}.bias`, [1, channels, 1, 1])]);
+  addNorm(b, { name, kind: "group-norm", channels });
+  return affine(b, back, { name, kind: "group-norm", channels });
+}
+
+function addNorm(
+  b: GraphBuilder,
+  norm: { name: string; kind: "layer-norm" | "group-norm"; channels: number },
+): void {
+  const { name, kind, channels } = norm;
+  b.addNormTarget({ name, kind, inputs: 0, outputs: channels, kernel: [1, 1] });
 }
 
 /** LayerNorm over the last axis with affine weights. */
@@ -113,9 +134,16 @@ export function layerNorm(
   layer: { name: string; epsilon: number },
 ): Value {
   const { name, epsilon } = layer;
-  return b.node("LayerNormalization", [x, b.weight(`${name}.weight`), b.weight(`${name}.bias`)], {
-    attributes: { axis: int(-1), epsilon: float(epsilon) },
-  });
+  const [channels = 0] = b.weightRef(`${name}.weight`).shape;
+  addNorm(b, { name, kind: "layer-norm", channels });
+  const attributes = { axis: int(-1), epsilon: float(epsilon) };
+  if (!b.isFull) {
+    const operands = [x, b.weight(`${name}.weight`), b.weight(`${name}.bias`)];
+    return b.node("LayerNormalization", operands, { attributes });
+  }
+  const ones = b.floats(new Array<number>(channels).fill(1));
+  const normal = b.node("LayerNormalization", [x, ones], { attributes });
+  return affine(b, normal, { name, kind: "layer-norm", channels });
 }
 
 export function silu(b: GraphBuilder, x: Value): Value {

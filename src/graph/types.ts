@@ -2,7 +2,8 @@
 export type AdapterTarget = Readonly<{
   /** Canonical layer name without ".weight": "input_blocks.1.1.transformer_blocks.0.attn1.to_q". */
   name: string;
-  kind: "linear" | "conv";
+  /** A norm has no matrix: only its 1-D weights change. Its channels are `outputs`. */
+  kind: "linear" | "conv" | "layer-norm" | "group-norm";
   inputs: number;
   outputs: number;
   /** [1, 1] for linear layers and 1x1 convolutions. */
@@ -27,10 +28,17 @@ export type BuiltGraph = Readonly<{
   model: Uint8Array;
   externalFile: string;
   adapterTargets: readonly AdapterTarget[];
+  /** Norms with affine weights, which adapters may shift in a full graph. */
+  normTargets: readonly AdapterTarget[];
 }>;
 
 export type GraphOptions = Readonly<{
   choices: OpChoices;
   /** Location of the weights, relative to the model's folder. */
   externalFile: string;
+  /**
+   * Every feature has its inputs, neutral where a batch row does not use it (adapters.ts, unet.ts).
+   * False by default: those inputs cost time on each run, and few requests need them.
+   */
+  isFull?: boolean;
 }>;

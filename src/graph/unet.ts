@@ -8,11 +8,15 @@
  *   control.input.N   T2I-Adapter: added to h after input block N, before it is kept as a skip;
  *   control.middle.0  added after the middle block;
  *   control.output.N  ControlNet: added to the skip of input block N when an output block takes it;
- * and three for every adapter target (adapters.ts). Output: out [batch, out, height, width].
+ * and three for every adapter target (adapters.ts). A full graph (`isFull`) also has the vectors of
+ * adapters.ts, the inputs of freeu.ts and, for each self-attention, pag.BLOCK [batch, 1, 1], BLOCK as
+ * "middle.0.I" or "input.N.I", I the transformer block: above 0.5 the attention gives its values as
+ * they are, as PerturbedAttentionGuidance wants it. Output: out [batch, out, height, width].
  */
 import assert from "node:assert";
 import type { UNetConfig, WeightTable } from "../checkpoint/index.ts";
 import { LunaError } from "../kernel/index.ts";
+import { freeU } from "./freeu.ts";
 import { GraphBuilder, type Value } from "./graph-builder.ts";
 import {
   attention,
@@ -37,6 +41,8 @@ export type UNetGraphOptions = Readonly<{
   externalFile: string;
   /** LoRA inputs beside every linear and convolution layer; true by default. */
   hasAdapters?: boolean;
+  /** See GraphOptions. */
+  isFull?: boolean;
 }>;
 
 /** What every block of one graph needs. */
@@ -54,8 +60,9 @@ export function buildUNetGraph(
   weights: WeightTable,
   options: UNetGraphOptions,
 ): BuiltGraph {
-  const { choices, externalFile, hasAdapters = true } = options;
-  const b = new GraphBuilder({ name: "unet", weights, choices, externalFile, hasAdapters });
+  const { choices, externalFile, hasAdapters = true, isFull = false } = options;
+  const base = { name: "unet", weights, choices, externalFile };
+  const b = new GraphBuilder({ ...base, hasAdapters, isFull });
   const x = b.input("x", ["batch", config.inChannels, "height", "width"]);
   const embedding = buildEmbedding(b, config);
   const context = b.input("context", ["batch", "time", config.contextDim]);
@@ -128,13 +135,16 @@ function buildUp(net: Net, input: Value, skips: Value[]): Value {
   const { b, config } = net;
   let h = input;
   let block = 0;
+  let width = config.modelChannels * (config.channelMult.at(-1) ?? 1);
   for (const [level, count] of [...config.resBlocks.entries()].reverse()) {
     for (let index = 0; index <= count; index++, block++) {
       const name = `output_blocks.${block}`;
       const skip = skips.pop();
       assert(skip !== undefined, "every output block has a skip");
       const controlled = addControl(b, skip, `control.output.${skips.length}`);
-      h = b.node("Concat", [h, controlled], { attributes: { axis: int(1) } });
+      const joined = freeU(b, { config, h, skip: controlled, width, level });
+      h = b.node("Concat", [joined.h, joined.skip], { attributes: { axis: int(1) } });
+      width = config.modelChannels * (config.channelMult[level] ?? 1);
       h = resBlock(net, h, `${name}.0`);
       const depth = config.transformerDepthOutput[block] ?? 0;
       if (depth > 0) h = transformer(net, h, { name: `${name}.1`, depth });
@@ -209,6 +219,21 @@ function attend(net: Net, layer: { name: string; width: number; from: Value; to:
   const query = linear(b, from, { name: `${name}.to_q` });
   const key = linear(b, to, { name: `${name}.to_k` });
   const value = linear(b, to, { name: `${name}.to_v` });
-  const out = attention(b, { query, key, value, heads, width });
+  const attended = attention(b, { query, key, value, heads, width });
+  const out = from === to ? perturb(b, name, { attended, value }) : attended;
   return linear(b, out, { name: `${name}.to_out.0` });
+}
+
+/** The values instead of the attention where `pag.BLOCK` says so, in a full graph. */
+function perturb(
+  b: GraphBuilder,
+  name: string,
+  { attended, value }: { attended: Value; value: Value },
+): Value {
+  const match = /^(input|middle|output)_blocks?\.(\d+).*\.(\d+)\.attn1$/.exec(name);
+  if (!b.isFull || match === null) return attended;
+  const [, side, block, index] = match;
+  const isMiddle = side === "middle"; // Its one block is number 0; the number there is the layer's.
+  const pag = b.input(`pag.${side}.${isMiddle ? 0 : block}.${index}`, ["batch", 1, 1]);
+  return b.node("Where", [b.node("Greater", [pag, b.floats([0.5])]), value, attended]);
 }

@@ -4,7 +4,7 @@
  */
 import type { Safetensors, Tensor } from "../tensor/index.ts";
 
-/** Tensors of which exact low-rank factors are made, and "alpha". */
+/** Tensors of which patches are made, and "alpha". */
 export type PartName =
   | "up"
   | "down"
@@ -22,7 +22,19 @@ export type PartName =
   | "lokr_w1_b"
   | "lokr_w2_a"
   | "lokr_w2_b"
-  | "lokr_t2";
+  | "lokr_t2"
+  | "dora_scale"
+  | "a1"
+  | "a2"
+  | "b1"
+  | "b2"
+  | "oft_blocks"
+  | "rescale"
+  | "diff"
+  | "set_weight"
+  | "w_norm"
+  | "diff_b"
+  | "b_norm";
 
 export type Part = Readonly<{ key: string; tensor: Tensor }>;
 
@@ -30,8 +42,8 @@ export type Part = Readonly<{ key: string; tensor: Tensor }>;
 export type AdapterGroup = Readonly<{
   layer: string;
   parts: ReadonlyMap<PartName, Part>;
-  /** First key of a kind that has no low-rank form, if any. */
-  dense?: Readonly<{ key: string; format: string }>;
+  /** First key of a kind that is refused, if any. */
+  refused?: Readonly<{ key: string; format: string }>;
   keys: readonly string[];
 }>;
 
@@ -67,27 +79,28 @@ const PARTS: ReadonlyMap<string, PartName> = new Map<string, PartName>([
   [".lokr_w2_a", "lokr_w2_a"],
   [".lokr_w2_b", "lokr_w2_b"],
   [".lokr_t2", "lokr_t2"],
+  [".dora_scale", "dora_scale"],
+  [".a1.weight", "a1"],
+  [".a2.weight", "a2"],
+  [".b1.weight", "b1"],
+  [".b2.weight", "b2"],
+  [".oft_blocks", "oft_blocks"],
+  [".rescale", "rescale"],
+  [".diff", "diff"],
+  [".set_weight", "set_weight"],
+  [".w_norm", "w_norm"],
+  [".diff_b", "diff_b"],
+  [".b_norm", "b_norm"],
 ]);
 
-/** Parts that need the base weight, a bias or a full matrix: no low-rank form beside the layer. */
-const DENSE: ReadonlyMap<string, string> = new Map([
-  [".dora_scale", "DoRA"],
+/** Parts that ComfyUI does not read, or that change a layer's shape: dropping them would be wrong. */
+const REFUSED: ReadonlyMap<string, string> = new Map([
   [".lora_magnitude_vector", "DoRA"],
   [".lora_magnitude_vector.weight", "DoRA"],
   [".lora_magnitude_vector.default.weight", "DoRA"],
-  [".a1.weight", "GLoRA"],
-  [".a2.weight", "GLoRA"],
-  [".b1.weight", "GLoRA"],
-  [".b2.weight", "GLoRA"],
-  [".oft_blocks", "OFT"],
   [".oft_diag", "OFT"],
   [".oft_R.weight", "OFT"],
   [".on_input", "IA3"],
-  [".diff", "a full weight difference"],
-  [".diff_b", "a bias difference"],
-  [".w_norm", "a norm difference"],
-  [".b_norm", "a norm difference"],
-  [".set_weight", "a replaced weight"],
   [".reshape_weight", "an enlarged weight"],
   [".lora_B.bias", "LoRA with a bias"],
   [".lora_up.bias", "LoRA with a bias"],
@@ -105,7 +118,7 @@ function findSuffix(key: string): number {
     dot = key.lastIndexOf(".", dot - 1);
     if (dot < 0) break;
     const suffix = key.slice(dot);
-    if (PARTS.has(suffix) || DENSE.has(suffix)) found = dot;
+    if (PARTS.has(suffix) || REFUSED.has(suffix)) found = dot;
     // Attention processors: "to_q_lora.up.weight" belongs to the layer "to_q".
     const lora = dot - "_lora".length;
     if (key.startsWith("_lora", lora) && PARTS.has(key.slice(lora))) found = lora;
@@ -116,7 +129,7 @@ function findSuffix(key: string): number {
 type MutableGroup = {
   layer: string;
   parts: Map<PartName, Part>;
-  dense?: { key: string; format: string };
+  refused?: { key: string; format: string };
   keys: string[];
 };
 
@@ -134,7 +147,7 @@ export function groupAdapterKeys(file: Safetensors): {
     const at = findSuffix(key);
     const suffix = at < 0 ? "" : key.slice(at);
     const part = PARTS.get(suffix);
-    const format = DENSE.get(suffix);
+    const format = REFUSED.get(suffix);
     const layer = key.slice(0, Math.max(at, 0));
     if (layer === "" || (part === undefined && format === undefined)) {
       otherKeys.push(key);
@@ -151,7 +164,7 @@ export function groupAdapterKeys(file: Safetensors): {
     }
     group.keys.push(key);
     if (part !== undefined) group.parts.set(part, { key, tensor });
-    else if (format !== undefined) group.dense ??= { key, format };
+    else if (format !== undefined) group.refused ??= { key, format };
   }
   return { groups: [...groups.values()], otherKeys };
 }

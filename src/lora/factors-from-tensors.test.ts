@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import { loraFile, weightTarget } from "../../test/support/lora-models.ts";
+import { linearTarget, loraFile, weightTarget } from "../../test/support/lora-models.ts";
 import { LunaError } from "../kernel/index.ts";
 import { fromFloat, type Tensor } from "../tensor/index.ts";
 import { factorsFromTensors } from "./factors-from-tensors.ts";
@@ -50,4 +50,49 @@ test("any tensors give factors or one LunaError", () => {
     }),
     { numRuns: 500 },
   );
+});
+
+test("parts beside up and down: DoRA, GLoRA, scales, shifts and whole weights", () => {
+  const floats = (...shape: number[]): Tensor => {
+    const data = new Float32Array(shape.reduce((product, axis) => product * axis, 1)).fill(0.5);
+    return fromFloat({ shape, data });
+  };
+  const norm = { name: "n", kind: "layer-norm", inputs: 0, outputs: 4, kernel: [1, 1] } as const;
+  const targets = [linearTarget("a", 6, 4), linearTarget("b", 6, 4), norm];
+  const read = (tensors: Record<string, Tensor>) =>
+    factorsFromTensors(new Map(Object.entries(tensors)), targets);
+  const patches = read({
+    "a.up": floats(2, 6),
+    "a.down": floats(2, 4),
+    "a.dora_column": floats(1, 4),
+    "a.a1": floats(4, 3),
+    "a.a2": floats(3, 4),
+    "a.bias": floats(6),
+    "b.multiply": floats(1),
+    "b.oft": floats(2, 3, 3),
+    "n.gain": floats(4),
+  });
+  expect(patches.get("a")).toMatchObject({
+    rank: 2,
+    magnitude: { axis: "column" },
+    inner: { rank: 3 },
+  });
+  expect(patches.get("a")?.bias).toHaveLength(6);
+  expect(patches.get("b")).toMatchObject({
+    rank: 0,
+    multiply: 0.5,
+    dense: { type: "oft", count: 2, size: 3 },
+  });
+  expect(patches.get("n")?.gain).toHaveLength(4);
+  for (const wrong of [
+    { "a.dora_row": floats(4) },
+    { "a.a1": floats(4, 3) },
+    { "a.diff": floats(6, 5) },
+    { "a.oft": floats(2, 2, 2) },
+    { "a.boft": floats(3, 3, 2, 2) },
+    { "n.up": floats(1, 4), "n.down": floats(1, 4) },
+    { "a.other": floats(1) },
+  ]) {
+    expect(() => read(wrong)).toThrow(expect.objectContaining({ code: "LORA_MALFORMED" }));
+  }
 });

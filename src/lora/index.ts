@@ -1,4 +1,18 @@
 export { factorsFromTensors } from "./factors-from-tensors.ts";
-export { activeAdapters, joinFactors, packAdapters, scaleRows } from "./pack-adapters.ts";
+export {
+  type FoldBase,
+  foldStack,
+  isAdditive,
+  type Patches,
+  type StackItem,
+} from "./fold-stack.ts";
+export {
+  activeAdapters,
+  joinFactors,
+  needsFullGraph,
+  packAdapters,
+  scaleRows,
+  vectorRows,
+} from "./pack-adapters.ts";
 export { parseLora } from "./parse-lora.ts";
 export type * from "./types.ts";

@@ -5,3 +5,5 @@
 export const ADAPTER_RANK_MAX = 1024;
 /** Bytes of all factors of one adapter, in float32: an SDXL LoRA of rank 256 takes 2.9 GB. */
 export const ADAPTER_BYTES_MAX = 4 * 1024 ** 3;
+/** Side of an OFT block; inverting one takes its cube. LyCORIS makes blocks of 4 to some 200. */
+export const OFT_BLOCK_MAX = 1024;

@@ -25,16 +25,33 @@ import {
 } from "./matrix.ts";
 import type { LowRank } from "./types.ts";
 
-export type AdapterKind = "lora" | "loha" | "lokr";
+export type LowRankKind = "lora" | "loha" | "lokr";
+export type AdapterKind = LowRankKind | "glora" | "oft" | "diff" | "set" | "bias";
+
+const KIND_OF_PART: Partial<Record<PartName, AdapterKind>> = {
+  up: "lora",
+  down: "lora",
+  mid: "lora",
+  a1: "glora",
+  a2: "glora",
+  b1: "glora",
+  b2: "glora",
+  oft_blocks: "oft",
+  diff: "diff",
+  w_norm: "diff",
+  set_weight: "set",
+};
 
 /** Which kind of adapter the group's tensors spell, or nothing (an alpha alone). */
 export function adapterKind({ parts }: AdapterGroup): AdapterKind | undefined {
   const kinds = new Set<AdapterKind>();
   for (const name of parts.keys()) {
+    const kind = KIND_OF_PART[name];
     if (name.startsWith("hada_")) kinds.add("loha");
     else if (name.startsWith("lokr_")) kinds.add("lokr");
-    else if (name !== "alpha") kinds.add("lora");
+    else if (kind !== undefined) kinds.add(kind);
   }
+  if (kinds.size === 0 && (parts.has("diff_b") || parts.has("b_norm"))) return "bias";
   if (kinds.size > 1) throw malformed(parts, `mixes ${[...kinds].join(" and ")}`);
   return [...kinds][0];
 }
@@ -43,7 +60,7 @@ export function adapterKind({ parts }: AdapterGroup): AdapterKind | undefined {
  * Factors of one layer. Throws LORA_MALFORMED when a tensor is missing, does not fit the layer or
  * holds NaN or infinity, and LORA_UNSUPPORTED when the exact rank exceeds the limit.
  */
-export function lowRank(group: AdapterGroup, kind: AdapterKind, target: AdapterTarget): LowRank {
+export function lowRank(group: AdapterGroup, kind: LowRankKind, target: AdapterTarget): LowRank {
   const { up, down } = {
     lora: loraPair,
     loha: lohaPair,
@@ -56,30 +73,30 @@ export function lowRank(group: AdapterGroup, kind: AdapterKind, target: AdapterT
 }
 
 /** A copy when the values are a view of the file, which would keep the whole file in memory. */
-function owned(data: Float32Array): Float32Array {
+export function owned(data: Float32Array): Float32Array {
   return data.byteLength === data.buffer.byteLength ? data : data.slice();
 }
 
-type Parts = AdapterGroup["parts"];
+export type Parts = AdapterGroup["parts"];
 
-function firstKey(parts: Parts): string {
+export function firstKey(parts: Parts): string {
   for (const [name, { key }] of parts) if (name !== "alpha") return key;
   return "";
 }
 
-const malformed = (parts: Parts, what: string): LunaError =>
+export const malformed = (parts: Parts, what: string): LunaError =>
   new LunaError("LORA_MALFORMED", `LoRA layer "${firstKey(parts)}" ${what}.`);
 
 const shapeText = (shape: readonly number[]): string => `[${shape.join(", ")}]`;
 
-function part(parts: Parts, name: PartName): Part {
+export function part(parts: Parts, name: PartName): Part {
   const found = parts.get(name);
   if (found === undefined) throw malformed(parts, `has no matching "${name}" tensor`);
   return found;
 }
 
 /** A tensor with the axes after the first joined. */
-function matrix(parts: Parts, name: PartName): Matrix {
+export function matrix(parts: Parts, name: PartName): Matrix {
   const { key, tensor } = part(parts, name);
   const { shape, data } = toFloat(tensor);
   const [rows, ...rest] = shape;
@@ -94,7 +111,7 @@ function matrix(parts: Parts, name: PartName): Matrix {
 }
 
 /** Checks a size that must agree and names both shapes when it does not. */
-function expectSize(
+export function expectSize(
   parts: Parts,
   name: PartName,
   check: Readonly<{ actual: number; expected: number; what: string }>,
@@ -108,7 +125,7 @@ function expectSize(
   );
 }
 
-function layerText({ name, outputs, inputs, kernel, kind }: AdapterTarget): string {
+export function layerText({ name, outputs, inputs, kernel, kind }: AdapterTarget): string {
   return `"${name}" ${shapeText([outputs, inputs, ...(kind === "conv" ? kernel : [])])}`;
 }
 
@@ -132,7 +149,7 @@ function expectInputs(
   expectSize(parts, name, { actual, expected: target.inputs * taps(target), what });
 }
 
-function expectRank(parts: Parts, rank: number): void {
+export function expectRank(parts: Parts, rank: number): void {
   if (rank <= ADAPTER_RANK_MAX) return;
   throw new LunaError(
     "LORA_UNSUPPORTED",
@@ -142,7 +159,7 @@ function expectRank(parts: Parts, rank: number): void {
 }
 
 /** alpha / rank, or 1 without an alpha. */
-function alphaScale(parts: Parts, rank: number): number {
+export function alphaScale(parts: Parts, rank: number): number {
   const alpha = parts.get("alpha");
   if (alpha === undefined) return 1;
   const [value, ...more] = toFloat(alpha.tensor).data;

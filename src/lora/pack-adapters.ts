@@ -9,6 +9,8 @@ import {
   adapterInputs,
   adapterRankMin,
   type OpChoices,
+  vectorInputs,
+  vectorShape,
 } from "../graph/index.ts";
 import type { FloatTensor } from "../tensor/index.ts";
 import type { Adapter, Applied, LowRank } from "./types.ts";
@@ -146,4 +148,70 @@ export function packAdapters(
     ...joinFactors(targets, adapters, choices),
     ...scaleRows(targets, adapters, { rows, choices }),
   ]);
+}
+
+const PARTS = ["row", "column", "bias", "gain"] as const;
+
+/** True where adapters of the batch need a full graph: they do more than add low-rank factors. */
+export function needsFullGraph(applied: readonly Applied[]): boolean {
+  return applied.some(
+    ({ strength, factors }) => strength !== 0 && [...factors.values()].some(hasVectors),
+  );
+}
+
+const hasVectors = (factors: LowRank): boolean => PARTS.some((part) => factors[part] !== undefined);
+
+/**
+ * The vectors of a full graph (graph/adapters.ts) for every layer and norm: row and column are
+ * 1 + the sum of strength * change, bias and gain the sum alone. Layers nobody changes share arrays.
+ */
+export function vectorRows(
+  targets: readonly AdapterTarget[],
+  rows: readonly (readonly Applied[])[],
+): ReadonlyMap<string, FloatTensor> {
+  const neutral = new Map<string, Float32Array>();
+  const feeds = new Map<string, FloatTensor>();
+  for (const target of targets) {
+    const names = vectorInputs(target.name);
+    const isNorm = target.kind === "layer-norm" || target.kind === "group-norm";
+    for (const part of isNorm
+      ? (["gain", "bias"] as const)
+      : (["row", "column", "bias"] as const)) {
+      const channels = part === "column" ? target.inputs : target.outputs;
+      const start = part === "row" || part === "column" ? 1 : 0;
+      const key = `${start}:${channels}`;
+      const size = rows.length * channels;
+      const shared = neutral.get(key) ?? new Float32Array(size).fill(start);
+      neutral.set(key, shared);
+      const data = sumVectors({ rows, part, layer: target.name, channels, shared });
+      feeds.set(names[part], { shape: vectorShape(target, rows.length, channels), data });
+    }
+  }
+  return feeds;
+}
+
+/** The neutral vectors with each row's changes; `shared` itself where there are none. */
+function sumVectors(
+  options: Readonly<{
+    rows: readonly (readonly Applied[])[];
+    part: (typeof PARTS)[number];
+    layer: string;
+    channels: number;
+    shared: Float32Array;
+  }>,
+): Float32Array {
+  const { rows, part, layer, channels, shared } = options;
+  let own: Float32Array | undefined;
+  for (const [index, row] of rows.entries()) {
+    for (const { strength, factors } of row) {
+      const change = factors.get(layer)?.[part];
+      if (change === undefined || strength === 0) continue;
+      own ??= shared.slice();
+      const begin = index * channels;
+      for (let i = 0; i < channels; i++) {
+        own[begin + i] = (own[begin + i] as number) + strength * (change[i] as number);
+      }
+    }
+  }
+  return own ?? shared;
 }

@@ -117,13 +117,9 @@ test("alpha divides by the rank and is 1 where it is absent", () => {
 });
 
 test.each([
-  ["dora_scale", "DoRA"],
-  ["diff", "full weight difference"],
-  ["diff_b", "bias difference"],
-  ["w_norm", "norm difference"],
-  ["oft_blocks", "OFT"],
-  ["a1.weight", "GLoRA"],
   ["lora_magnitude_vector.weight", "DoRA"],
+  ["on_input", "IA3"],
+  ["reshape_weight", "an enlarged weight"],
 ])("%s is refused by name", (suffix, format) => {
   const file = loraFile({
     [`${QUERY}.lora_up.weight`]: [128, 4],
@@ -135,6 +131,22 @@ test.each([
       code: "LORA_UNSUPPORTED",
       message: expect.stringMatching(new RegExp(`${QUERY}\\.${suffix}.*${format}`)),
     }),
+  );
+});
+
+test.each([
+  ["diff", { "lora_up.weight": [128, 4], "lora_down.weight": [4, 128], diff: [128, 128] }],
+  ["half a GLoRA", { "a1.weight": [128, 4], "a2.weight": [4, 128] }],
+  ["difference of another shape", { diff: [128, 64] }],
+  ["bias of another size", { diff_b: [64] }],
+  [
+    "DoRA of another size",
+    { "lora_up.weight": [128, 4], "lora_down.weight": [4, 128], dora_scale: [64, 1] },
+  ],
+  ["OFT blocks of another size", { oft_blocks: [3, 8, 8] }],
+] as const)("malformed beside the low-rank kinds: %s", (_, parts) => {
+  expect(() => parseLora(withQuery(parts), TINY)).toThrow(
+    expect.objectContaining({ code: "LORA_MALFORMED" }),
   );
 });
 

@@ -3,23 +3,24 @@ import { LunaError } from "../kernel/index.ts";
 import type { Safetensors } from "../tensor/index.ts";
 import { type AdapterGroup, groupAdapterKeys } from "./adapter-keys.ts";
 import { createLayerResolver, type NetName } from "./layer-names.ts";
+import { bytesOfPatch, layerPatch } from "./layer-patch.ts";
 import { ADAPTER_BYTES_MAX } from "./limits.ts";
-import { type AdapterKind, adapterKind, lowRank } from "./low-rank.ts";
-import type { LoraModel, LowRank, ParsedLora } from "./types.ts";
+import type { AdapterKind } from "./low-rank.ts";
+import type { LayerPatch, LoraModel, ParsedLora } from "./types.ts";
 
 /**
- * Reads an adapter file for one model: which layers its keys mean, and each layer's exact factors
+ * Reads an adapter file for one model: which layers its keys mean, and each layer's exact patch
  * with alpha / rank folded in, 1 without an alpha (as ComfyUI, which reads no PEFT metadata).
- * Pure; the factors keep nothing of the file's bytes alive.
+ * Pure; the patches keep nothing of the file's bytes alive.
  *
- * Throws LORA_UNSUPPORTED for adapters without a low-rank form (DoRA, OFT, full differences, norms;
- * too high a rank) and when no key names a layer of the model; LORA_MALFORMED for tensors that are
+ * Throws LORA_UNSUPPORTED for what ComfyUI does not read either (PEFT's DoRA, IA3, biases of LoRAs),
+ * for too high a rank, and when no key names a layer of the model; LORA_MALFORMED for tensors that are
  * missing, do not fit the layer, or hold NaN or infinity.
  */
 export function parseLora(file: Safetensors, model: LoraModel): ParsedLora {
   const resolve = createLayerResolver(model);
   const { groups, otherKeys } = groupAdapterKeys(file);
-  const nets = new Map<NetName, Map<string, LowRank>>();
+  const nets = new Map<NetName, Map<string, LayerPatch>>();
   const unmatchedKeys = [...otherKeys];
   const kinds = new Set<AdapterKind>();
   let bytes = 0;
@@ -30,32 +31,31 @@ export function parseLora(file: Safetensors, model: LoraModel): ParsedLora {
       isForOthersToo = true;
       continue;
     }
-    if (net !== undefined && group.dense !== undefined) throw unsupported(group.dense);
-    const kind = target && adapterKind(group);
-    if (net === undefined || target === undefined || kind === undefined) {
+    if (net !== undefined && group.refused !== undefined) throw unsupported(group.refused);
+    const found = target && layerPatch(group, target);
+    if (net === undefined || target === undefined || found === undefined) {
       unmatchedKeys.push(...group.keys);
       continue;
     }
-    const layers = nets.get(net) ?? new Map<string, LowRank>();
+    const layers = nets.get(net) ?? new Map<string, LayerPatch>();
     nets.set(net, layers);
     if (layers.has(target.name)) throw twice(group, target.name);
-    const factors = lowRank(group, kind, target);
-    layers.set(target.name, factors);
-    kinds.add(kind);
-    bytes += factors.up.byteLength + factors.down.byteLength;
+    layers.set(target.name, found.patch);
+    kinds.add(found.kind);
+    bytes += bytesOfPatch(found.patch);
     if (bytes > ADAPTER_BYTES_MAX) throw tooLarge(group);
   }
   if (kinds.size === 0 && !isForOthersToo) throw noMatch(unmatchedKeys);
-  const unet = nets.get("unet") ?? new Map<string, LowRank>();
-  const text = new Map<TextEncoderKind, ReadonlyMap<string, LowRank>>();
+  const unet = nets.get("unet") ?? new Map<string, LayerPatch>();
+  const text = new Map<TextEncoderKind, ReadonlyMap<string, LayerPatch>>();
   for (const [net, layers] of nets) if (net !== "unet") text.set(net, layers);
   return { format: [...kinds].sort().join("+"), unet, text, unmatchedKeys, bytes };
 }
 
-function unsupported({ key, format }: NonNullable<AdapterGroup["dense"]>): LunaError {
+function unsupported({ key, format }: NonNullable<AdapterGroup["refused"]>): LunaError {
   return new LunaError(
     "LORA_UNSUPPORTED",
-    `LoRA key "${key}" is ${format}, which has no exact low-rank form: merge the file into the ` +
+    `LoRA key "${key}" is ${format}, which ComfyUI does not read either: merge the file into the ` +
       "checkpoint, or convert it to a plain LoRA.",
   );
 }

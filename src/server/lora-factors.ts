@@ -3,19 +3,23 @@ import type { Tensor } from "../tensor/index.ts";
 import { isWireDType, toF32 } from "./float-tensors.ts";
 import { LORA_RANK_MAX } from "./limits.ts";
 
-/** A client's LoRA, by component, then `<layer>.down` [rank, inputs...] and `<layer>.up` [rank, outputs]. */
+/** A client's LoRA, by component, then `<layer>.<part>`; docs/protocol.md has the parts. */
 export type LoraFactors = Readonly<{
   components: ReadonlyMap<string, ReadonlyMap<string, Tensor>>;
   bytes: number;
 }>;
 
-const NAME = /^(unet|clip-l|clip-g|clip-h)\.(.+\.(?:down|up))$/;
+const PARTS = "down|up|bias|gain|multiply|a1|a2|dora_row|dora_column|diff|set|oft|boft";
+const NAME = new RegExp(`^(unet|clip-l|clip-g|clip-h)\\.(.+\\.(?:${PARTS}))$`);
 
 function malformed(problem: string): LunaError {
   return new LunaError("LORA_MALFORMED", `The LoRA factors are malformed: ${problem}`);
 }
 
-/** Checks names, pairs and ranks, and brings all factors to float32. Throws LORA_MALFORMED. */
+/**
+ * Checks names, pairs and ranks, and brings all factors to float32; whether they fit the layers the
+ * engine says. Throws LORA_MALFORMED.
+ */
 export function parseLoraFactors(tensors: ReadonlyMap<string, Tensor>): LoraFactors {
   if (tensors.size === 0) throw malformed("there are none.");
   const components = new Map<string, Map<string, Tensor>>();
@@ -39,6 +43,7 @@ export function parseLoraFactors(tensors: ReadonlyMap<string, Tensor>): LoraFact
 function checkPairs(component: string, factors: ReadonlyMap<string, Tensor>): void {
   for (const [name, tensor] of factors) {
     const isDown = name.endsWith(".down");
+    if (!isDown && !name.endsWith(".up")) continue;
     const layer = name.slice(0, name.lastIndexOf("."));
     const other = factors.get(`${layer}.${isDown ? "up" : "down"}`);
     const [rank = 0] = tensor.shape;

@@ -2,7 +2,8 @@
 
 Run: COMFYUI_PATH=... python test/reference/lora.py   (needs torch and safetensors; not part of npm test)
 Writes test/fixtures/goldens/lora/: names-*.json (which weight each spelling of a key means, sampled) and
-deltas.safetensors (adapters of every low-rank kind on small layers with the change ComfyUI makes of them).
+deltas.safetensors (adapters of every low-rank kind on small layers with the change ComfyUI makes of them),
+patches.safetensors (stacks of adapters that depend on the weight, with the weight ComfyUI makes of it).
 """
 import json
 import os
@@ -22,6 +23,8 @@ import comfy.ops
 from comfy.clip_model import CLIPTextModel
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from safetensors.torch import save_file
+
+import seeded
 
 GOLDENS = Path(__file__).parent.parent / "fixtures" / "goldens"
 OUT = GOLDENS / "lora"
@@ -144,9 +147,71 @@ def deltas():
     print("cases", len(strengths))
 
 
+def weight_cases():
+    """Name, shape of the weight, and a stack of (strength, strength_model, tensors below the layer's name)."""
+    torch.manual_seed(6)
+    n = lambda *shape: torch.randn(*shape) * 0.3
+    alpha = lambda value: torch.tensor(value)
+    lora = lambda i=I: {".lora_up.weight": n(O, 4), ".lora_down.weight": n(4, i), ".alpha": alpha(1.5)}
+    conv = lambda: {".lora_up.weight": n(O, 3, 1, 1), ".lora_down.weight": n(3, I, 3, 3), ".alpha": alpha(2.0)}
+    hada = lambda i=I: {".hada_w1_a": n(O, 2), ".hada_w1_b": n(2, i), ".hada_w2_a": n(O, 2), ".hada_w2_b": n(2, i), ".alpha": alpha(1.0)}
+    lokr = lambda: {".lokr_w1": n(4, 4), ".lokr_w2_a": n(6, 2), ".lokr_w2_b": n(2, 4), ".alpha": alpha(1.0)}
+    rows = {".dora_scale": n(O, 1).abs() + 1}
+    columns = {".dora_scale": n(1, I).abs() + 1}
+    square = lambda *shape: n(*shape) * 0.5
+    glora = lambda i=I, r=3: {".a1.weight": n(I, r), ".a2.weight": n(r, I), ".b1.weight": n(O, r), ".b2.weight": n(r, i), ".alpha": alpha(2.0)}
+    for name, make in {"lora": lora, "loha": hada, "lokr": lokr}.items():
+        yield f"dora-{name}-rows", LINEAR, [(0.7, 1.0, make() | rows)]
+        yield f"dora-{name}-columns", LINEAR, [(-0.4, 1.0, make() | columns)]
+        yield f"dora-{name}-rows-full", LINEAR, [(1.0, 1.0, make() | rows)]
+    yield "dora-conv-rows", CONV, [(0.6, 1.0, conv() | {".dora_scale": n(O, 1, 1, 1).abs() + 1})]
+    yield "dora-conv-columns", CONV, [(0.6, 1.0, conv() | {".dora_scale": n(1, I, 1, 1).abs() + 1})]
+    yield "glora", LINEAR, [(0.7, 1.0, glora())]
+    yield "glora-old", LINEAR, [(0.7, 1.0, {".a1.weight": n(3, I), ".a2.weight": n(I, 3), ".b1.weight": n(3, I), ".b2.weight": n(O, 3), ".alpha": alpha(2.0)})]
+    yield "glora-conv", CONV, [(-0.7, 1.0, glora(I * 9, 2) | {".b2.weight": n(2, I, 3, 3)})]
+    yield "glora-dora", LINEAR, [(0.7, 1.0, glora() | rows)]
+    yield "oft", LINEAR, [(0.7, 1.0, {".oft_blocks": square(4, 6, 6)})]
+    yield "oft-limit", CONV, [(1.2, 1.0, {".oft_blocks": square(3, 8, 8), ".alpha": alpha(0.8)})]
+    yield "boft", LINEAR, [(0.7, 1.0, {".oft_blocks": square(2, 6, 4, 4), ".alpha": alpha(0.0)})]
+    yield "boft-full-rescale", CONV, [(1.0, 1.0, {".oft_blocks": square(2, 6, 4, 4), ".alpha": alpha(1.5), ".rescale": n(O, 1, 1, 1) + 1})]
+    yield "diff", CONV, [(0.7, 1.0, {".diff": n(*CONV)})]
+    yield "set", LINEAR, [(0.7, 1.0, {".set_weight": n(*LINEAR)})]
+    yield "multiply", LINEAR, [(1.0, 1.25, None)]
+    yield "multiply-after-lora", LINEAR, [(0.5, 1.0, lora()), (1.0, 0.8, None)]
+    yield "lora-then-dora", LINEAR, [(0.5, 1.0, lora()), (0.7, 1.0, lora() | rows)]
+    yield "dora-then-lora", LINEAR, [(0.7, 1.0, lora() | rows), (0.5, 1.0, lora())]
+    yield "dora-then-dora", CONV, [(0.7, 1.0, conv() | {".dora_scale": n(1, I, 1, 1).abs() + 1}), (0.5, 1.0, conv() | {".dora_scale": n(O, 1, 1, 1).abs() + 1})]
+    yield "lora-then-glora", LINEAR, [(0.7, 1.0, lora()), (0.6, 1.0, glora())]
+    yield "every-kind", LINEAR, [
+        (0.5, 1.0, lora()), (1.0, 1.1, None), (0.6, 1.0, lora() | columns), (0.3, 1.0, hada()), (0.8, 1.0, lora() | rows), (-0.5, 1.0, lokr())]
+    yield "lora-then-oft-then-dora", LINEAR, [(0.5, 1.0, lora()), (0.7, 1.0, {".oft_blocks": square(4, 6, 6)}), (0.6, 1.0, lora() | rows)]
+
+
+def weights():
+    tensors, stacks = {}, {}
+    for name, shape, stack in weight_cases():
+        base = seeded.values(f"{name}|base", shape, 0.5)
+        patches = []
+        for index, (strength, strength_model, parts) in enumerate(stack):
+            value = (None,)
+            if parts is not None:
+                parts = {k: v.clone() for k, v in parts.items()}
+                tensors |= {f"{name}|{index}|x{k}": v.contiguous() for k, v in parts.items()}
+                value = comfy.lora.load_lora(parts | {f"x{k}": v for k, v in parts.items()}, {"x": "x.weight"}, log_missing=False)["x.weight"]
+            # Attention multiply adds nothing: a None at strength 0.
+            patches.append((strength if parts else 0.0, value, strength_model, None, None))
+        weight = comfy.lora.calculate_weight(patches, base.clone(), "x.weight")
+        assert (weight - base).abs().max() > 1e-3, name
+        tensors[f"{name}|weight"] = weight.contiguous()
+        stacks[name] = json.dumps([[s, m] for s, m, _ in stack])
+    save_file(tensors, OUT / "patches.safetensors", metadata=stacks)
+    print("stacks", len(stacks))
+
+
 if __name__ == "__main__":
     OUT.mkdir(exist_ok=True)
     configs = json.loads((GOLDENS / "checkpoint-names.json").read_text())["unet"]
     for model in CLIPS:
         names(model, configs[model]["config"])
     deltas()
+    weights()
