@@ -8,7 +8,7 @@ import {
   strengthText,
   updateRows,
 } from "./dom.js";
-import { colorOf } from "./palette.js";
+import { colorOf, sessionName } from "./palette.js";
 
 const ERRORS_MAX = 50;
 /** What each file holds, asked once: family and type do not change. */
@@ -94,8 +94,8 @@ function modelRow({ id, family, dtype, bytes, users, components, isPinned }) {
       shortName(id),
       isPinned ? " 📌" : "",
     ),
-    element("td", {}, family ?? "–"),
-    element("td", {}, dtype ?? "–"),
+    element("td", { class: "minor" }, family ?? "–"),
+    element("td", { class: "minor" }, dtype ?? "–"),
     element("td", { class: "number" }, bytesText(bytes)),
     element("td", { class: "number" }, String(users)),
     element(
@@ -111,7 +111,8 @@ function modelRow({ id, family, dtype, bytes, users, components, isPinned }) {
 export function showClients(sessions, speeds) {
   find("clients-empty").hidden = sessions.length > 0;
   find("clients-box").hidden = sessions.length === 0;
-  const items = sessions.map(({ id, name, pending, steps, loras, overheadMs }) => {
+  const items = sessions.map(({ id, pending, steps, loras, overheadMs }) => {
+    const name = sessionName(id);
     const speed = (speeds.get(id) ?? 0).toFixed(1);
     return { id, name, pending, steps, loras, overheadMs, speed };
   });
@@ -128,8 +129,8 @@ function clientRow({ id, name, pending, steps, loras, overheadMs, speed }) {
     {},
     element("th", { scope: "row" }, element("span", { class: `chip c${colorOf(id)}` }), name),
     element("td", { class: "number" }, speed),
-    element("td", { class: "number" }, String(steps)),
-    element("td", { class: "number" }, String(pending)),
+    element("td", { class: "number minor" }, String(steps)),
+    element("td", { class: "number minor" }, String(pending)),
     element("td", {}, with_.join(", ") || "none"),
     element("td", { class: "number" }, overhead),
   );
