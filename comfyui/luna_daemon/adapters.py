@@ -1,18 +1,21 @@
 """
 From the patches on a ModelPatcher to the `loras` of a request. What comes from one file is one set
 with its strength apart, so that a changed strength sends nothing again. A set is named by the
-digest of its factors; that is computed once for the same tensors.
+digest of its parts, which is computed once for the same tensors. Sets keep the order in which they
+were put on: DoRA, GLoRA, OFT and multiplied weights depend on what is there before them.
 """
 
+import graphlib
 import logging
 import weakref
 from collections import OrderedDict
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 
 from .errors import Unsupported
-from .low_rank import low_rank, scaled_up
+from .layer_parts import parts_of
 from .tensors import digest, set_digest
 
 # Bytes of one put: a frame holds 512 MiB, and SDXL at rank 128 in float32 has 1.4 GB.
@@ -31,9 +34,56 @@ class NamedLora:
         return [({"name": self.name}, None)]
 
 
+@dataclass(frozen=True)
+class Entry:
+    """One change of one weight."""
+
+    key: str
+    # The daemon's name of the layer, and the weight's shape here.
+    layer: str
+    shape: torch.Size
+    # An adapter, or one of ComfyUI's tuples; None where the weight is only multiplied.
+    value: object = None
+    multiply: float = 1.0
+    is_bypass: bool = False
+    # Of a vector that is not simply added to: the whole difference.
+    vector: torch.Tensor | None = None
+
+    def tensors(self):
+        """The parts under the daemon's names. Raises Unsupported, or ValueError for a misfit."""
+        parts = {}
+        if self.multiply != 1.0:
+            parts["multiply"] = torch.tensor([self.multiply])
+        if self.vector is not None:
+            parts["bias" if self.key.endswith(".bias") else "gain"] = self.vector
+        elif self.value is not None:
+            parts.update(parts_of(self.key, self.value, self.shape, self.is_bypass))
+        return {f"{self.layer}.{name}": each for name, each in parts.items()}
+
+    def sources(self):
+        """The tensors it is made of."""
+        weights = getattr(self.value, "weights", None)
+        if weights is None:
+            weights = self.value[-1] if self.value and isinstance(self.value[-1], tuple) else self.value
+        return [each for each in (weights or ()) if isinstance(each, torch.Tensor)]
+
+    def mark(self):
+        """Equal for what makes equal parts, as long as `sources` are the same objects."""
+        weights = getattr(self.value, "weights", self.value)
+        kind = getattr(self.value, "name", None)
+        vector = None if self.vector is None else self.vector.numpy().tobytes()
+        return self.layer, self.multiply, self.is_bypass, kind, vector, _marks(weights)
+
+
+def _marks(value):
+    if isinstance(value, torch.Tensor):
+        # Tensors made in inference mode count no versions; nobody writes into a LoRA's.
+        return id(value), 0 if value.is_inference() else value._version
+    return tuple(map(_marks, value)) if isinstance(value, (tuple, list)) else value
+
+
 class AdapterSet:
-    """Adapters of one file on the layers of one or more nets: entries (layer, key, adapter, shape,
-    is_bypass)."""
+    """What one file changes on the layers of a net."""
 
     def __init__(self, entries):
         self._entries = entries
@@ -43,92 +93,118 @@ class AdapterSet:
         """[({digest}, function that makes the tensors)], at most PART_BYTES_MAX each."""
         if self._parts is None:
             self._parts = [
-                ({"digest": _digest_of(part)}, partial(_factors, part))
+                ({"digest": _digest_of(part)}, partial(_tensors, part))
                 for part in _split(self._entries)
             ]
         return self._parts
 
 
-def resolve(patches, bypass, shapes, layer_of):
+@dataclass(frozen=True)
+class Net:
+    """What `resolve` must know of a net: shapes by key, the daemon's name of a key's layer, and a
+    way to read one weight's values (of vectors, where a multiplied one has to be known)."""
+
+    shapes: dict
+    layer_of: object
+    read: object
+
+
+def resolve(patches, bypass, net):
     """The sets with their strengths. `patches` as ModelPatcher has them, `bypass` a list of (key,
-    adapter, strength), `shapes` key to shape, `layer_of` key to the daemon's name of the layer.
-    Raises Unsupported."""
-    groups = OrderedDict()
+    adapter, strength). Raises Unsupported."""
+    groups, order = {}, graphlib.TopologicalSorter()
     for key, entries in patches.items():
-        for strength, value, strength_model, offset, function in entries:
-            if not _is_adapter(key, value, strength, (strength_model, offset, function)):
-                continue
-            group = (id(getattr(value, "loaded_keys", None)), strength)
-            entry = (layer_of(key), key, value, shapes[key], False)
+        before, seen = None, {}
+        for source, strength, entry in _entries_of(key, entries, net):
+            number = seen[source, strength] = seen.get((source, strength), 0) + 1
+            group = (source, strength, number)
             groups.setdefault(group, []).append(entry)
+            order.add(group, *([before] if before else []))
+            before = group
     for key, adapter, strength in bypass:
         if strength != 0.0:
-            group = (id(getattr(adapter, "loaded_keys", None)), strength)
-            entry = (layer_of(key), key, adapter, shapes[key], True)
+            entry = Entry(key, net.layer_of(key), net.shapes[key], adapter, is_bypass=True)
+            group = (("bypass", _source(adapter)), strength, 1)
             groups.setdefault(group, []).append(entry)
-    sets = []
-    for (_, strength), entries in groups.items():
-        fitting = [entry for entry in entries if _fits(entry)]
-        # One layer twice in a group (no file to tell them apart): names must be unique.
-        for lane in _lanes(fitting):
-            sets.append((AdapterSet(lane), float(strength)))
-    return sets
+    found = [
+        (AdapterSet(fitting), float(group[1]))
+        for group in _sorted(groups, order)
+        if (fitting := [entry for entry in groups[group] if _fits(entry)])
+    ]
+    return found
 
 
-def _is_adapter(key, value, strength, rest):
-    """True for an adapter to send, False for what changes nothing. Raises Unsupported."""
-    strength_model, offset, function = rest
-    if offset is not None or function is not None:
-        raise Unsupported(f"A patch of a part of {key}")
-    if strength_model != 1.0:
-        raise Unsupported(f"A multiplied weight (attention multiply or a merge) on {key}")
-    if hasattr(value, "weights") and hasattr(value, "calculate_weight"):
-        if not key.endswith(".weight"):
-            raise Unsupported(f"An adapter on {key}")
-        return strength != 0.0
-    if isinstance(value, list):
-        raise Unsupported(f"A merge of models on {key}")
-    if len(value) == 2 and value[0] != "diff":
-        kind = {"set": "A replaced weight", "model_as_lora": "A model as LoRA"}.get(value[0], value[0])
-        raise Unsupported(f"{kind} on {key}")
-    if value[0] is None or strength == 0.0:
-        return False
-    raise Unsupported(f"A full difference (diff) on {key}")
+def _sorted(groups, order):
+    try:
+        known = [group for group in order.static_order() if group in groups]
+    except graphlib.CycleError:
+        # Two files of one strength that cannot be told apart, in different orders.
+        return list(groups)
+    return known + [group for group in groups if group not in set(known)]
+
+
+def _source(value):
+    """All adapters of one file share the set of the keys that were read from it."""
+    return id(getattr(value, "loaded_keys", None))
+
+
+def _entries_of(key, entries, net):
+    """(source, strength, Entry) of each patch that changes something."""
+    shape, layer = net.shapes[key], net.layer_of(key)
+    for _, _, _, offset, function in entries:
+        if offset is not None or function is not None:
+            raise Unsupported(f"A patch of a part of {key}")
+    is_vector = len(shape) < 2
+    if is_vector and any(each[2] != 1.0 or _kind(each[1]) == "set" for each in entries):
+        vector = _folded(key, entries, net.read(key).float())
+        yield "vector", 1.0, Entry(key, layer, shape, vector=vector)
+        return
+    for strength, value, multiply, _, _ in entries:
+        has_value = _kind(value) == "set" or (strength != 0.0 and _kind(value) != "none")
+        entry = Entry(key, layer, shape, value if has_value else None, float(multiply))
+        if has_value:
+            yield _source(value), 1.0 if _kind(value) == "set" else strength, entry
+        elif multiply != 1.0:
+            yield "multiply", 1.0, entry
+
+
+def _kind(value):
+    if isinstance(value, tuple):
+        if len(value) == 1:
+            return "none" if value[0] is None else "diff"
+        return value[0]
+    return "adapter"
+
+
+def _folded(key, entries, base):
+    """The difference that all patches together make to a vector."""
+    now = base.clone()
+    for strength, value, multiply, _, _ in entries:
+        now *= multiply
+        kind = _kind(value)
+        if kind == "set":
+            now = value[1][0].float().clone()
+        elif kind == "diff":
+            now += strength * (value[0] if len(value) == 1 else value[1][0]).float()
+        elif kind != "none":
+            raise Unsupported(f"{kind} on the vector {key}")
+    return now - base
 
 
 def _fits(entry):
     """ComfyUI logs an adapter of a wrong shape and leaves it out; so does this."""
-    _, key, adapter, shape, is_bypass = entry
-    found = low_rank(key, adapter, is_bypass)
-    wanted = (shape[0], shape[1:].numel())
-    if (found.up.shape[0], found.down.shape[1]) == wanted and found.up.shape[1] == found.down.shape[0]:
-        return True
-    logging.error(
-        "ERROR %s %s: %s and %s do not make a weight of %s",
-        adapter.name, key, tuple(found.up.shape), tuple(found.down.shape), tuple(shape),
-    )  # fmt: skip
-    return False
-
-
-def _lanes(entries):
-    lanes = []
-    for entry in entries:
-        for lane, layers in lanes:
-            if entry[0] not in layers:
-                lane.append(entry)
-                layers.add(entry[0])
-                break
-        else:
-            lanes.append(([entry], {entry[0]}))
-    return [lane for lane, _ in lanes]
+    try:
+        return bool(entry.tensors())
+    except ValueError as error:
+        logging.error("ERROR %s %s", entry.key, error)
+        return False
 
 
 def _split(entries):
     parts, size = [[]], 0
     for entry in entries:
-        found = low_rank(entry[1], entry[2], entry[4])
         # In float32 at most; the sets then have the same cut whatever the type.
-        count = 4 * (found.up.numel() + found.down.numel())
+        count = 4 * sum(each.numel() for each in entry.tensors().values())
         if parts[-1] and size + count > PART_BYTES_MAX:
             parts.append([])
             size = 0
@@ -137,13 +213,8 @@ def _split(entries):
     return parts
 
 
-def _factors(entries):
-    tensors = {}
-    for layer, key, adapter, _, is_bypass in entries:
-        found = low_rank(key, adapter, is_bypass)
-        tensors[f"{layer}.up"] = scaled_up(found)
-        tensors[f"{layer}.down"] = found.down.contiguous()
-    return tensors
+def _tensors(entries):
+    return {name: each for entry in entries for name, each in entry.tensors().items()}
 
 
 _digests = OrderedDict()
@@ -152,29 +223,15 @@ _digests = OrderedDict()
 def _digest_of(entries):
     """Computed once for the same tensors: a LoRA loader that runs again with another strength makes
     new adapters around the tensors it has cached."""
-    sources = [
-        each
-        for entry in entries
-        for each in entry[2].weights
-        if isinstance(each, torch.Tensor)
-    ]
+    sources = [each for entry in entries for each in entry.sources()]
     # By address and version; the references make sure that no address was given to another.
-    fingerprint = tuple(
-        (entry[0], entry[4], entry[2].name, *map(_mark, entry[2].weights)) for entry in entries
-    )
+    fingerprint = tuple(entry.mark() for entry in entries)
     known = _digests.get(fingerprint)
     if known is not None and all(ref() is each for ref, each in zip(known[1], sources)):
         _digests.move_to_end(fingerprint)
         return known[0]
-    found = set_digest({name: digest(tensor) for name, tensor in _factors(entries).items()})
+    found = set_digest({name: digest(tensor) for name, tensor in _tensors(entries).items()})
     _digests[fingerprint] = (found, [weakref.ref(each) for each in sources])
     if len(_digests) > SETS_REMEMBERED:
         _digests.popitem(last=False)
     return found
-
-
-def _mark(each):
-    if not isinstance(each, torch.Tensor):
-        return each
-    # Tensors made in inference mode count no versions; nobody writes into a LoRA's.
-    return id(each), 0 if each.is_inference() else each._version

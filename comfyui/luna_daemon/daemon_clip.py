@@ -63,7 +63,8 @@ class RemoteText(RemoteNet):
         super().__init__(next(iter(served.values())), twin)
         self._model = model
         self._served = served
-        self._shapes = {name: each.shape for name, each in model.state_dict().items()}
+        shapes = {name: each.shape for name, each in model.state_dict().items()}
+        self._net = adapters.Net(shapes, _layer_of, twin.weight)
         self._loras = (None, [])
 
     def begin_run(self):
@@ -116,7 +117,7 @@ class RemoteText(RemoteNet):
         key = patcher.effective_key()
         if self._loras[0] != key:
             bypass = bypass_adapters(self._model)
-            sets = adapters.resolve(patcher.effective_patches(), bypass, self._shapes, _layer_of)
+            sets = adapters.resolve(patcher.effective_patches(), bypass, self._net)
             named = [(adapters.NamedLora(name), each) for name, each in patcher.named_loras]
             self._loras = (key, named + sets)
         return self._loras[1]
@@ -124,7 +125,7 @@ class RemoteText(RemoteNet):
 
 def _layer_of(key):
     name, _, rest = key.partition(".transformer.")
-    return f"{ENCODERS.get(name, name)}.{rest.removesuffix('.weight')}"
+    return f"{ENCODERS.get(name, name)}.{rest.rsplit('.', 1)[0]}"
 
 
 class _Encode:

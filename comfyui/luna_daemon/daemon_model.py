@@ -2,10 +2,12 @@
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 
 import comfy.model_detection
 import comfy.model_management
 import comfy.utils
+from safetensors import safe_open
 
 from .guarded import guard
 from .header import meta_state_dict
@@ -101,10 +103,16 @@ def open_daemon_model(path, served, load_local, is_checkpoint=True):
     base.device = offload
     # Otherwise other models would be pushed off the device for a net that is not here.
     base.memory_required = lambda input_shape, cond_shapes={}: 0
-    base.luna = RemoteUNet(base, served, LocalTwin(load_local))
+    base.luna = RemoteUNet(base, served, LocalTwin(load_local), partial(_read_weight, path, found))
     base.diffusion_model._forward = base.luna
     _offer_file_weights(base.diffusion_model, path, found)
     return DaemonModel(base, comfy.model_management.get_torch_device(), offload)
+
+
+def _read_weight(path, found, name):
+    """One weight of the UNet from the file."""
+    with safe_open(path, "pt") as file:
+        return file.get_tensor(found.name_in_file(name))
 
 
 def _offer_file_weights(net, path, found):

@@ -26,6 +26,11 @@ class LocalTwin:
         """Where it computes."""
         return self._base.load_device
 
+    def weight(self, key):
+        """One weight as it is in the file; what was loaded for it is given back."""
+        model = (self._base or self._load()).model
+        return comfy.utils.get_attr(model, key).detach().clone()
+
     def drop(self):
         if self._base is not None:
             self._base = self._clone = self._key = None

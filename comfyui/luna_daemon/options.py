@@ -1,7 +1,8 @@
 """
-The allow-list of what a workflow may do to a Stable Diffusion UNet from the inside. The keys here
-are the only ones such a net consults; all others it ignores, and so do we. They are looked at before
-a run and at each forward, because some nodes add theirs only then.
+The allow-list of what a workflow may do to a Stable Diffusion UNet from the inside, and what of it
+the daemon does itself. The keys here are the only ones such a net consults; all others it ignores,
+and so do we. They are looked at before a run and at each forward, because some nodes add theirs
+only then.
 """
 
 import logging
@@ -23,22 +24,48 @@ ARGUMENTS = ("num_video_frames", "image_only_indicator", "time_context")
 _warned = set()
 
 
-def check_options(options, arguments=()):
-    """Raises Unsupported naming the function; warns once of what is left out."""
+def features_of(options, model_channels, arguments=None):
+    """The `features` of a request, read from the functions that stock nodes have put there. Raises
+    Unsupported naming a function of any other node; warns once of what is left out."""
+    features, blocks = {}, []
     patches = options.get("patches", {})
     for kind in PATCHES:
         for function in patches.get(kind, ()):
-            _judge(function)
+            if kind == "output_block_patch" and _is_of(function, "FreeU") and not features:
+                features["freeu"] = _freeu(function, model_channels)
+            else:
+                _judge(function)
     replace = options.get("patches_replace", {})
     for kind in REPLACEMENTS:
-        for function in replace.get(kind, {}).values():
-            _judge(function)
+        for place, function in replace.get(kind, {}).items():
+            if kind == "attn1" and _is_of(function, "PerturbedAttentionGuidance"):
+                blocks.append(".".join(map(str, place)))
+            else:
+                _judge(function)
+    if blocks:
+        features["pag"] = {"blocks": blocks}
     attention = options.get("optimized_attention_override")
     if attention is not None:
         _judge(attention)
     for name in ARGUMENTS:
         if arguments and arguments.get(name) is not None:
             raise Unsupported(f"The argument {name} of a video model")
+    return features
+
+
+def _is_of(function, node):
+    row = row_of(function)
+    return row is not None and node in row["nodes"]
+
+
+def _freeu(function, model_channels):
+    """The node's numbers, from its closure: b and s by the channels of the blocks they act on."""
+    values = dict(zip(function.__code__.co_freevars, function.__closure__ or ()))
+    scales = values["scale_dict"].cell_contents
+    b1, s1 = scales[model_channels * 4]
+    b2, s2 = scales[model_channels * 2]
+    version = 2 if function.__qualname__.startswith("FreeU_V2") else 1
+    return {"version": version, "b1": b1, "b2": b2, "s1": s1, "s2": s2}
 
 
 def _judge(function):

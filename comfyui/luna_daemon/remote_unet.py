@@ -7,7 +7,7 @@ from .bypass import bypass_adapters, replaced_forward
 from .control import control_tensors, joined, rows_of, skip_shapes
 from .daemon import Run
 from .errors import LunaError, Unsupported
-from .options import check_options
+from .options import features_of
 from .remote_net import RemoteNet
 
 # Rows the daemon takes in one request (docs/protocol.md, section 7).
@@ -18,10 +18,12 @@ PREFIX = "diffusion_model."
 class RemoteUNet(RemoteNet):
     """Stands in for `_forward`, so that wrappers around the net (EasyCache) still run."""
 
-    def __init__(self, base, served, twin):
+    def __init__(self, base, served, twin, read_weight):
         super().__init__(served, twin)
         self._base = base
-        self._shapes = {name: each.shape for name, each in base.state_dict().items()}
+        self._channels = base.model_config.unet_config["model_channels"]
+        shapes = {name: each.shape for name, each in base.state_dict().items()}
+        self._net = adapters.Net(shapes, _layer_of, lambda key: read_weight(key.removeprefix(PREFIX)))
         self._skips = {}
         self._loras = (None, [])
 
@@ -62,7 +64,7 @@ class RemoteUNet(RemoteNet):
         replaced = replaced_forward(self._base.diffusion_model)
         if replaced is not None:
             raise Unsupported(f"A node that replaces the forward of {replaced}")
-        check_options(patcher.model_options.get("transformer_options", {}))
+        features_of(patcher.model_options.get("transformer_options", {}), self._channels)
         self._resolve(patcher.patches, self._bypass())
         for patches in patcher.hook_patches.values():
             self._resolve(patches, [])
@@ -71,7 +73,7 @@ class RemoteUNet(RemoteNet):
         return bypass_adapters(self._base.diffusion_model, PREFIX)
 
     def _resolve(self, patches, bypass):
-        return adapters.resolve(patches, bypass, self._shapes, _layer_of)
+        return adapters.resolve(patches, bypass, self._net)
 
     def _current_loras(self, patcher):
         key = patcher.effective_key()
@@ -88,16 +90,17 @@ class RemoteUNet(RemoteNet):
         tensors = {"x": x, "timesteps": timesteps, "context": context, "y": y}
         if self.local_reason is None:
             try:
-                check_options(transformer_options, arguments)
-                return self._run(tensors, control)
+                features = features_of(transformer_options, self._channels, arguments)
+                return self._run(tensors, control, features)
             except (Unsupported, LunaError) as error:
                 if not self.can_go_local(error):
                     raise self.translate(error) from error
                 self.go_local(error)
         return self._run_locally(tensors, control, transformer_options, arguments)
 
-    def _run(self, tensors, control):
+    def _run(self, tensors, control, features):
         x = tensors["x"]
+        fields = {"model": self.info["id"], **({"features": features} if features else {})}
         rows = x.shape[0]
         own = {"x": x, "timesteps": tensors["timesteps"].float()}
         shared = {name: tensors[name] for name in ("context", "y") if tensors[name] is not None}
@@ -106,7 +109,7 @@ class RemoteUNet(RemoteNet):
         outputs = []
         for begin in range(0, rows, ROWS_MAX):
             end = min(begin + ROWS_MAX, rows)
-            run = Run("model_forward", {"model": self.info["id"]}, own, shared, residuals, loras)
+            run = Run("model_forward", fields, own, shared, residuals, loras)
             if rows > ROWS_MAX:
                 run.own, run.shared, run.control = (
                     rows_of(each, begin, end, rows) for each in (own, shared, residuals)
@@ -134,4 +137,4 @@ class RemoteUNet(RemoteNet):
 
 
 def _layer_of(key):
-    return f"unet.{key.removeprefix(PREFIX).removesuffix('.weight')}"
+    return f"unet.{key.removeprefix(PREFIX).rsplit('.', 1)[0]}"

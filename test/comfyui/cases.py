@@ -169,18 +169,19 @@ for _name, _stack in {
     "LoHa": (("loha", 0.9),),
     "LoKr": (("lokr", 0.9),),
     "LoRA, LoHa and LoKr together": (("a", 0.5), ("loha", 0.4), ("lokr", -0.5)),
+    "DoRA": (("dora", 0.8),),
+    "LoKr with two full factors": (("lokr-full", 0.8),),
+    "GLoRA": (("glora", 0.8),),
+    "OFT": (("oft", 0.8),),
+    "BOFT": (("boft", 0.8),),
+    "diff, biases too": (("diff", 0.8),),
+    "LoRA, then DoRA, then LoRA: the order counts": (("a", 0.5), ("dora", 0.7), ("b", -0.4)),
 }.items():
 
     @case(_name)
     def _(g, stack=_stack):
         model, clip, _ = g.checkpoint()
         g.save(g.sample(g.loras(model, *stack), g.prompts(clip)))
-
-
-@case("DoRA", expects="local")
-def _(g):
-    model, clip, _ = g.checkpoint()
-    g.save(g.sample(g.loras(model, ("dora", 0.8)), g.prompts(clip)))
 
 
 @case("CLIP LoRA")
@@ -253,10 +254,18 @@ def _(g):
     g.save(g.sample(model, g.prompts(clip)))
 
 
-@case("attention multiply", expects="local")
+@case("attention multiply, with a LoRA before it")
 def _(g):
     model, clip, _ = g.checkpoint()
+    model = g.loras(model, ("a", 0.5))
     model = g.UNetSelfAttentionMultiply(model=model, q=0.9, k=1.1, v=1.2, out=0.8)
+    g.save(g.sample(model, g.prompts(clip)))
+
+
+@case("attention multiply in CLIP")
+def _(g):
+    model, clip, _ = g.checkpoint()
+    clip = g.CLIPAttentionMultiply(clip=clip, q=0.9, k=1.1, v=1.2, out=0.8)
     g.save(g.sample(model, g.prompts(clip)))
 
 
@@ -449,13 +458,19 @@ def _(g):
     g.save(g.sample(model, g.prompts(clip), g.empty(128, 64)))
 
 
-@case("FreeU_V2", expects="local")
-def _(g):
-    model, clip, _ = g.checkpoint()
-    g.save(g.sample(g.FreeU_V2(model=model, b1=1.3, b2=1.4, s1=0.9, s2=0.2), g.prompts(clip)))
+for _node, _numbers in {
+    "FreeU": {"b1": 1.1, "b2": 1.2, "s1": 0.9, "s2": 0.2},
+    "FreeU_V2": {"b1": 1.3, "b2": 1.4, "s1": 0.9, "s2": 0.2},
+}.items():
+
+    @case(_node)
+    def _(g, node=_node, numbers=_numbers):
+        _, clip, _ = g.checkpoint()
+        model = g.UNETLoader(unet_name="sd1-wide.safetensors", weight_dtype="default")
+        g.save(g.sample(getattr(g, node)(model=model, **numbers), g.prompts(clip)))
 
 
-@case("PerturbedAttentionGuidance", expects="local")
+@case("PerturbedAttentionGuidance")
 def _(g):
     model, clip, _ = g.checkpoint()
     g.save(g.sample(g.PerturbedAttentionGuidance(model=model, scale=3.0), g.prompts(clip)))

@@ -45,10 +45,13 @@ class FakeDaemon:
 
     def __init__(self):
         self.runs = []
-        self.connection = self
+        self.connection = self.memory = self
         self.answer = lambda run: run.own["x"] * 0.1
 
     def open(self):
+        pass
+
+    def clear(self):
         pass
 
     def run(self, run):

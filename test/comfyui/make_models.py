@@ -44,6 +44,11 @@ NARROW_SD1 = {
     **SD1, "num_res_blocks": [2, 1], "channel_mult": [1, 1], "transformer_depth": [1, 0, 0],
     "transformer_depth_output": [0, 0, 0, 1, 0],
 }  # fmt: skip
+# 640 and 1280 channels, where FreeU acts.
+WIDE_SD1 = {
+    **SD1, "num_res_blocks": [1, 1], "channel_mult": [2, 4], "transformer_depth": [0, 1],
+    "transformer_depth_output": [0, 0, 0, 1],
+}  # fmt: skip
 # What ComfyUI takes for KOALA 700M, the family's smallest: depths 0, 2 and 5, here all 320 wide.
 NARROW_SDXL = {
     **COMMON, "in_channels": 4, "model_channels": 320, "num_res_blocks": [1, 1, 1],
@@ -200,6 +205,46 @@ class Loras:
             tensors[f"{name}.dora_scale"] = 1.0 + self._random(self.layers[name][0], 1).abs()
         return tensors
 
+    def lokr_full(self, factor=4):
+        tensors = {}
+        for name, shape in self._linear("attn").items():
+            tensors[f"{name}.lokr_w1"] = self._random(factor, factor)
+            tensors[f"{name}.lokr_w2"] = self._random(shape[0] // factor, shape[1] // factor)
+        return tensors
+
+    def glora(self, rank=4):
+        tensors = {}
+        for name, shape in self._linear("attn").items():
+            outputs, inputs = shape
+            for part, sides in {
+                "a1": (inputs, rank), "a2": (rank, inputs), "b1": (outputs, rank), "b2": (rank, inputs),
+            }.items():  # fmt: skip
+                tensors[f"{name}.{part}.weight"] = self._random(*sides)
+            tensors[f"{name}.alpha"] = torch.tensor(2.0)
+        return tensors
+
+    def oft(self, blocks=8):
+        return {
+            f"{name}.oft_blocks": self._random(blocks, shape[0] // blocks, shape[0] // blocks, scale=0.02)
+            for name, shape in self._linear("attn").items()
+        }
+
+    def boft(self, stages=2, size=8):
+        tensors = {}
+        for name, shape in self._linear("attn").items():
+            tensors[f"{name}.oft_blocks"] = self._random(stages, shape[0] // size, size, size)
+            tensors[f"{name}.alpha"] = torch.tensor(0.0)
+        return tensors
+
+    def diff(self):
+        tensors = {}
+        for name, shape in self.layers.items():
+            if "attn2_to_k" in name or "conv" in name:
+                tensors[f"{name}.diff"] = self._random(*shape, scale=0.02)
+            if "conv" in name:
+                tensors[f"{name}.diff_b"] = self._random(shape[0])
+        return tensors
+
     def text(self, rank=4, layers=12, width=768):
         tensors = {}
         for layer in range(layers):
@@ -226,6 +271,8 @@ def narrow(folder):
     save("checkpoints/sd1.safetensors", {**net, **text, **prefixed("first_stage_model.", picture)})
     save("checkpoints/sd1-inpaint.safetensors", prefixed("model.diffusion_model.", unet({**NARROW_SD1, "in_channels": 9}, 4)))
     save("diffusion_models/sd1-other.safetensors", unet(NARROW_SD1, 5))
+    wide = random_weights(unet_shapes(WIDE_SD1), 12, torch.float16)
+    save("diffusion_models/sd1-wide.safetensors", wide)
     xl = prefixed("model.diffusion_model.", unet(NARROW_SDXL, 6))
     save("checkpoints/sdxl.safetensors", xl)
     save("checkpoints/sdxl-v.safetensors", {**xl, "v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)})
@@ -241,6 +288,8 @@ def narrow(folder):
     for name, tensors in {
         "a": loras.lora(), "b": loras.lora(rank=8, alpha=8.0, only="attn"), "c": loras.lora(alpha=4.0),
         "tucker": loras.tucker(), "loha": loras.loha(), "lokr": loras.lokr(), "dora": loras.dora(),
+        "lokr-full": loras.lokr_full(), "glora": loras.glora(), "oft": loras.oft(), "boft": loras.boft(),
+        "diff": loras.diff(),
         "text": {**loras.lora(only="ff"), **loras.text()},
     }.items():  # fmt: skip
         save(f"loras/{name}.safetensors", tensors)

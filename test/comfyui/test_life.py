@@ -85,11 +85,11 @@ class Life(unittest.TestCase):
             self.assertIn(text, self.comfy.output())
 
     def test_what_the_daemon_cannot_do_is_an_error_in_force_daemon(self):
-        def free(g, model):
-            return g.FreeU_V2(model=model, b1=1.3, b2=1.4, s1=0.9, s2=0.2)
+        def guided(g, model):
+            return g.SelfAttentionGuidance(model=model, scale=0.5, blur_sigma=2.0)
 
-        with self.assertRaisesRegex(PromptFailed, "FreeU_V2.*use force_local for this branch"):
-            self.comfy.run(picture("force_daemon", node=free))
+        with self.assertRaisesRegex(PromptFailed, "SelfAttentionGuidance.*use force_local for this"):
+            self.comfy.run(picture("force_daemon", node=guided))
 
     def test_pollution(self):
         first = self.latent(self.comfy, picture("force_daemon", seed=11))

@@ -19,12 +19,13 @@ import comfy.weight_adapter as formats  # noqa: E402
 import torch  # noqa: E402
 from comfy_extras.nodes_attention_multiply import attention_multiply  # noqa: E402
 from comfy_extras.nodes_easycache import EasyCacheNode  # noqa: E402
-from comfy_extras.nodes_freelunch import FreeU_V2  # noqa: E402
+from comfy_extras.nodes_freelunch import FreeU, FreeU_V2  # noqa: E402
 from comfy_extras.nodes_model_advanced import (  # noqa: E402
     ModelSamplingContinuousEDM,
     ModelSamplingDiscrete,
 )
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance  # noqa: E402
+from comfy_extras.nodes_sag import SelfAttentionGuidance  # noqa: E402
 from luna_daemon import adapters  # noqa: E402
 from luna_daemon.errors import LunaError, Unsupported  # noqa: E402
 from luna_daemon.guarded import WeightElsewhere  # noqa: E402
@@ -49,14 +50,38 @@ class Trap1ObjectPatches(unittest.TestCase):
 class Trap2Silence(unittest.TestCase):
     def test_what_changes_the_inside_is_refused_by_name_before_the_first_step(self):
         base, daemon = p.fake_model()
-        with self.assertRaisesRegex(Unsupported, "FreeU_V2.*use force_local for this branch"):
-            p.sample(FreeU_V2.execute(base, 1.3, 1.4, 0.9, 0.2).args[0])
+        with self.assertRaisesRegex(Unsupported, "SelfAttentionGuidance.*use force_local for this"):
+            p.sample(SelfAttentionGuidance.execute(base, 0.5, 2.0).args[0])
+        model = base.clone()
+        model.set_model_attn2_patch(lambda q, k, v, options: (q, k, v))
+        with self.assertRaisesRegex(Unsupported, "test_traps.Trap2Silence.*lambda"):
+            p.sample(model)
         self.assertEqual(daemon.runs, [])
 
     def test_what_is_added_during_a_step_is_refused_then(self):
-        base, _ = p.fake_model()
-        with self.assertRaisesRegex(Unsupported, "PerturbedAttentionGuidance"):
-            p.sample(PerturbedAttentionGuidance.execute(base, 3.0).args[0])
+        base, daemon = p.fake_model()
+        model = base.clone()
+
+        def wrapper(apply, given):
+            options = {**given["c"]["transformer_options"], "patches": {"attn1_patch": [print]}}
+            given["c"]["transformer_options"] = options
+            return apply(given["input"], given["timestep"], **given["c"])
+
+        model.set_model_unet_function_wrapper(wrapper)
+        with self.assertRaisesRegex(Unsupported, "print acts inside the UNet"):
+            p.sample(model)
+
+    def test_what_the_daemon_does_itself_is_read_from_the_nodes(self):
+        base, daemon = p.fake_model()
+        p.sample(FreeU_V2.execute(base, 1.3, 1.4, 0.9, 0.2).args[0], steps=1)
+        freeu = {"version": 2, "b1": 1.3, "b2": 1.4, "s1": 0.9, "s2": 0.2}
+        self.assertEqual(daemon.runs[0].fields["features"], {"freeu": freeu})
+        p.sample(FreeU.execute(base, 1.3, 1.4, 0.9, 0.2).args[0], steps=1)
+        self.assertEqual(daemon.runs[1].fields["features"]["freeu"]["version"], 1)
+        daemon.runs.clear()
+        p.sample(PerturbedAttentionGuidance.execute(base, 3.0).args[0], steps=1)
+        found = [run.fields.get("features") for run in daemon.runs]
+        self.assertEqual(found, [None, {"pag": {"blocks": ["middle.0"]}}])
 
     def test_what_a_unet_ignores_is_ignored(self):
         base, daemon = p.fake_model()
@@ -205,10 +230,17 @@ class Trap8Hooks(unittest.TestCase):
 
 
 class Trap9Patches(unittest.TestCase):
-    shapes = {KEY: torch.Size([320, 320])}
+    def resolve(self, *entries, key=KEY, shape=(320, 320), base=None):
+        net = adapters.Net({key: torch.Size(shape)}, lambda key: "unet.layer", lambda key: base)
+        return adapters.resolve({key: list(entries)}, [], net)
 
-    def resolve(self, *entries):
-        return adapters.resolve({KEY: list(entries)}, [], self.shapes, lambda key: f"unet.{key}")
+    def parts(self, *entries, **more):
+        """[(strength, part names)] of the sets in their order."""
+        return [
+            (strength, sorted(name.removeprefix("unet.layer.") for name in make()))
+            for found, strength in self.resolve(*entries, **more)
+            for _, make in found.parts()
+        ]
 
     def test_a_changed_strength_sends_nothing_again(self):
         base, daemon = p.fake_model()
@@ -225,30 +257,61 @@ class Trap9Patches(unittest.TestCase):
         p.sample(model, steps=1)
         self.assertEqual(daemon.strengths(), [[0.5, 0.5]])
 
-    def test_what_is_no_sum_of_factors_is_named(self):
+    def adapter(self, dora=None):
         random = torch.randn
-        dora = formats.LoRAAdapter(set(), (random(320, 4), random(4, 320), 1.0, None, random(320, 1), None))
-        full = formats.LoKrAdapter(set(), (random(4, 4), random(80, 80), 1.0, *[None] * 6))
-        oft = formats.OFTAdapter(set(), (random(80, 4, 4), None, None, None))
-        for entry, text in (
-            ((1.0, dora, 1.0, None, None), "DoRA on .*to_q"),
-            ((1.0, full, 1.0, None, None), "LoKr with two full factors"),
-            ((1.0, oft, 1.0, None, None), "OFT"),
-            ((1.0, ("diff", (random(320, 320),)), 1.0, None, None), "full difference"),
-            ((1.0, ("set", (random(320, 320),)), 1.0, None, None), "replaced weight"),
-            ((1.0, ("other", (random(1),)), 1.0, None, None), "other"),
-            ((1.0, [(random(320, 320), None)], 0.5, None, None), "multiplied"),
-            ((1.0, [(random(320, 320), None)], 1.0, None, None), "merge"),
-            ((0.0, (None,), 0.9, None, None), "multiplied"),
-            ((1.0, dora, 1.0, (0, 0, 4), None), "part of"),
-        ):
-            with self.assertRaisesRegex(Unsupported, f"{text}.*use force_local for this branch"):
-                self.resolve(entry)
+        return formats.LoRAAdapter(set(), (random(320, 4), random(4, 320), 1.0, None, dora, None))
 
-    def test_attention_multiply_is_refused(self):
-        base, _ = p.fake_model()
-        with self.assertRaisesRegex(Unsupported, "attention multiply"):
-            p.sample(attention_multiply("attn1", base, 0.5, 1, 1, 1))
+    def test_order_and_parts(self):
+        row, column = self.adapter(torch.rand(320, 1)), self.adapter(torch.rand(1, 320))
+        found = self.parts(
+            (0.5, self.adapter(), 1.0, None, None),
+            (0.7, row, 1.0, None, None),
+            (0.0, (None,), 0.9, None, None),
+            (0.2, column, 1.0, None, None),
+            (0.0, self.adapter(), 1.0, None, None),
+            (0.3, ("diff", (torch.randn(320, 320),)), 1.0, None, None),
+            (0.4, ("set", (torch.randn(320, 320),)), 1.0, None, None),
+        )
+        self.assertEqual(
+            found,
+            [
+                (0.5, ["down", "up"]), (0.7, ["dora_row", "down", "up"]), (1.0, ["multiply"]),
+                (0.2, ["dora_column", "down", "up"]), (0.3, ["diff"]), (1.0, ["set"]),
+            ],
+        )  # fmt: skip
+
+    def test_vectors(self):
+        bias = {"key": KEY.replace("weight", "bias"), "shape": (4,), "base": torch.arange(4.0)}
+        difference = (0.5, ("diff", (torch.ones(4),)), 1.0, None, None)
+        self.assertEqual(self.parts(difference, **bias), [(0.5, ["bias"])])
+        (found, strength), = self.resolve((0.0, (None,), 2.0, None, None), difference, **bias)
+        (_, make), = found.parts()
+        self.assertEqual((strength, make()["unet.layer.bias"].tolist()), (1.0, [0.5, 1.5, 2.5, 3.5]))
+        self.assertEqual(self.parts(difference, **{**bias, "key": KEY}), [(0.5, ["gain"])])
+
+    def test_what_the_daemon_cannot_do_is_named(self):
+        random = torch.randn
+        for entry, text in (
+            ((1.0, ("other", (random(1),)), 1.0, None, None), "other on .*to_q"),
+            ((1.0, ("model_as_lora", (random(320, 320),)), 1.0, None, None), "model as LoRA"),
+            ((1.0, [(random(320, 320), None)], 0.5, None, None), "merge of models"),
+            ((1.0, self.adapter(), 1.0, (0, 0, 4), None), "part of"),
+            ((1.0, formats.BOFTAdapter(set(), (random(2, 40, 8, 8), random(320, 1), 0.0, None)), 1.0, None, None), "rescale"),
+        ):  # fmt: skip
+            with self.assertRaisesRegex(Unsupported, f"{text}.*use force_local for this branch"):
+                self.parts(entry)
+
+    def test_attention_multiply_takes_the_bias_from_the_file(self):
+        base, daemon = p.fake_model()
+        p.sample(attention_multiply("attn1", base, 0.5, 1, 1, 0.8), steps=1)
+        (found, strength), *_ = daemon.runs[0].loras
+        made = {name: each for _, make in found.parts() for name, each in make().items()}
+        self.assertEqual(strength, 1.0)
+        layer = "unet.input_blocks.1.1.transformer_blocks.0.attn1"
+        self.assertAlmostEqual(made[f"{layer}.to_q.multiply"].item(), 0.5)
+        every = {n: e for f, _ in daemon.runs[0].loras for _, make in f.parts() for n, e in make().items()}
+        self.assertLess(every[f"{layer}.to_out.0.bias"].abs().max().item(), 0.1)
+        self.assertGreater(every[f"{layer}.to_out.0.bias"].abs().max().item(), 0.0)
 
     def test_an_adapter_of_a_wrong_shape_is_left_out_as_comfyui_does(self):
         wrong = formats.LoRAAdapter(set(), (torch.randn(320, 4), torch.randn(4, 9), None, None, None, None))
