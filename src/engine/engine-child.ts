@@ -31,6 +31,11 @@ import {
 /** The process ended before it answered. */
 export class ChildExited extends Error {
   override readonly name = "ChildExited";
+
+  /** Somebody outside ended it (a person, the system short of memory): no fault of the request's. */
+  get isKill(): boolean {
+    return this.message === "signal SIGKILL";
+  }
 }
 
 export type Reply = Readonly<{ result: Result; tensors: Tensors }>;

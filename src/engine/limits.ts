@@ -11,6 +11,8 @@ export const RESTARTS_MAX = 5;
 export const RESTART_WINDOW_MS = 60_000;
 /** A job that was running when the process died is tried again once: it may be the cause. */
 export const JOB_CRASHES_MAX = 2;
+/** A kill from outside says little about the job, unless the system does it again and again. */
+export const JOB_KILLS_MAX = 4;
 /** Parsed LoRAs kept in the engine: a rank-16 LoRA of SD1.5 takes about 13 MB in float32. */
 export const LORA_CACHE_BYTES_DEFAULT = 1 << 30;
 /** A LoRA of rank 256 on every SDXL layer is about 3.3 GB; larger files are no LoRAs. */

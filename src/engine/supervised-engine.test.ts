@@ -85,11 +85,11 @@ async function supervise(answers: readonly (Answer | undefined)[]) {
 
 const item = { tensors: new Map(), loras: [] };
 const crashOn =
-  (type: Request["type"], path?: string): Answer =>
+  (type: Request["type"], path?: string, signal = "signal SIGSEGV"): Answer =>
   async (request) => {
     const isMeant = request.type === type && (path === undefined || "path" in request);
     if (isMeant && (path === undefined || ("path" in request && request.path === path))) {
-      throw new ChildExited("signal SIGKILL");
+      throw new ChildExited(signal);
     }
     return await reply(request);
   };
@@ -152,6 +152,14 @@ test("of a batch that ends the process twice, one item alone decides which it wa
   expect(codes).toEqual(["done", "REQUEST_POISONED", "done"]);
   expect(children).toHaveLength(4);
   await expect(engine.run("/a", "unet", items)).rejects.toMatchObject({ code: "REQUEST_POISONED" });
+  expect(children).toHaveLength(4);
+});
+
+test("kills from outside are no fault of the run's, up to a point", async () => {
+  const killed = crashOn("run", undefined, "signal SIGKILL");
+  const { engine, children } = await supervise([killed, killed, killed]);
+  await engine.load("/a", "unet");
+  expect((await engine.run("/a", "unet", [item])).outputs).toHaveLength(1);
   expect(children).toHaveLength(4);
 });
 

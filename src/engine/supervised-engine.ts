@@ -10,6 +10,7 @@ import {
   CLOSE_MS_MAX,
   HANG_MS_DEFAULT,
   JOB_CRASHES_MAX,
+  JOB_KILLS_MAX,
   KNOWN_DIGESTS_MAX,
   LORA_CACHE_BYTES_DEFAULT,
   REQUEST_MS_MAX,
@@ -234,10 +235,12 @@ export class SupervisedEngine implements Engine {
     encode: Encode,
     { net, limitMs = REQUEST_MS_MAX, crashesMax = JOB_CRASHES_MAX }: Attempt = {},
   ): Promise<Reply> {
-    for (let crashes = 0; ; ) {
+    for (let crashes = 0, kills = 0; ; ) {
       const child = await this.#livingChild();
       const { request, tensors } = encode(child);
+      let isHung = false;
       const timer = setTimeout(() => {
+        isHung = true;
         this.#logger.error("engine.hung", { pid: child.pid, request: request.type, limitMs });
         child.kill();
       }, limitMs);
@@ -248,11 +251,12 @@ export class SupervisedEngine implements Engine {
         this.#assertOpen();
         if (!(error instanceof ChildExited)) throw error;
         this.#forget(child);
-        crashes += 1;
-        if (crashes < crashesMax) continue;
+        if (error.isKill && !isHung) kills += 1;
+        else crashes += 1;
+        if (crashes < crashesMax && kills < JOB_KILLS_MAX) continue;
         throw new LunaError(
           "ENGINE_CRASHED",
-          `The engine ended ${crashes} times during this ${request.type} (${error.message}); it is not tried again.`,
+          `The engine ended ${crashes + kills} times during this ${request.type} (${error.message}); it is not tried again.`,
           { cause: error },
         );
       } finally {
@@ -288,19 +292,27 @@ export class SupervisedEngine implements Engine {
   }
 
   async #restart(): Promise<EngineChild> {
-    const now = this.#dependencies.nowMs();
-    this.#restartTimes = this.#restartTimes.filter((time) => now - time < RESTART_WINDOW_MS);
-    if (this.#restartTimes.length >= RESTARTS_MAX) {
-      throw new LunaError(
-        "ENGINE_CRASHED",
-        `The engine ended ${RESTARTS_MAX} times within ${RESTART_WINDOW_MS / 1000} s; see the log for the reason, and try again in a minute.`,
-      );
+    for (;;) {
+      const now = this.#dependencies.nowMs();
+      this.#restartTimes = this.#restartTimes.filter((time) => now - time < RESTART_WINDOW_MS);
+      if (this.#restartTimes.length >= RESTARTS_MAX) {
+        throw new LunaError(
+          "ENGINE_CRASHED",
+          `The engine ended ${RESTARTS_MAX} times within ${RESTART_WINDOW_MS / 1000} s; see the log for the reason, and try again in a minute.`,
+        );
+      }
+      this.#restartTimes.push(now);
+      this.#restarts += 1;
+      try {
+        const child = await this.#startChild();
+        this.#logger.info("engine.restarted", { pid: child.pid, restarts: this.#restarts });
+        return child;
+      } catch (error) {
+        // It may be killed while it starts, too.
+        if (!LunaError.isCode(error, "ENGINE_CRASHED")) throw error;
+        this.#logger.error("engine.start-failed", { message: error.message });
+      }
     }
-    this.#restartTimes.push(now);
-    this.#restarts += 1;
-    const child = await this.#startChild();
-    this.#logger.info("engine.restarted", { pid: child.pid, restarts: this.#restarts });
-    return child;
   }
 
   async #startChild(): Promise<EngineChild> {

@@ -1,0 +1,67 @@
+/** Pictures as clients make them, step by step, for tests of what may happen meanwhile. */
+import type { DaemonModel } from "../../src/client/index.ts";
+import { floatTensor } from "../../src/tensor/index.ts";
+import { seededValues } from "./seeded.ts";
+
+export type PictureOptions = Readonly<{ steps: number; side?: number; rows?: number }>;
+
+/** One picture's final latent: Euler steps on whatever the model says, from a seeded start. */
+export async function makePicture(
+  model: DaemonModel,
+  seed: number,
+  { steps, side = 8, rows = 1 }: PictureOptions,
+): Promise<Float32Array> {
+  const shape = [rows, 4, side, side];
+  const count = rows * 4 * side * side;
+  let x = seededValues(`x${seed}`, count, 1);
+  const width = model.info.unet?.contextDim ?? 8;
+  const context = floatTensor([rows, 77, width], seededValues(`c${seed}`, rows * 77 * width, 1));
+  for (let step = 0; step < steps; step++) {
+    const timesteps = new Float32Array(rows).fill(999 - (999 * step) / steps);
+    const { data } = await model.forward({ x: floatTensor(shape, x), timesteps, context });
+    x = x.map((value, at) => value - (data[at] ?? 0) / steps);
+  }
+  return x;
+}
+
+/** Each client makes its pictures one after another, all clients at once; in order of seeds. */
+export async function makePictures(
+  models: readonly DaemonModel[],
+  each: number,
+  options: PictureOptions,
+): Promise<Float32Array[]> {
+  const series = models.map(async (model, client) => {
+    const pictures: Float32Array[] = [];
+    for (let n = 0; n < each; n++) {
+      pictures.push(await makePicture(model, client * each + n, options));
+    }
+    return pictures;
+  });
+  return (await Promise.all(series)).flat();
+}
+
+/** Calls `act` again and again, each time after a seeded pause, until the function returned is. */
+export function disturb(
+  act: () => unknown,
+  { seed, pauseMs }: { seed: string; pauseMs: readonly [number, number] },
+): () => number {
+  const [least, most] = pauseMs;
+  let count = 0;
+  let timer: NodeJS.Timeout;
+  const next = (): void => {
+    const share = ((seededValues(`${seed}${count}`, 1)[0] ?? 0) + 1) / 2;
+    timer = setTimeout(
+      async () => {
+        await act();
+        count++;
+        next();
+      },
+      least + share * (most - least),
+    );
+  };
+  next();
+  return () => {
+    clearTimeout(timer);
+    return count;
+  };
+}

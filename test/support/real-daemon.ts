@@ -1,0 +1,70 @@
+/** A daemon with a real engine process over tiny checkpoints, in this process. */
+import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { type DaemonModel, type LunaClient, openModels } from "../../src/client/index.ts";
+import { startDaemon } from "../../src/daemon.ts";
+import { createLogger, readConfig } from "../../src/kernel/index.ts";
+import { serializeSafetensors } from "../../src/tensor/index.ts";
+import { tinyTensors } from "./tiny-checkpoint.ts";
+
+export const TINY = "checkpoints/tiny.safetensors";
+type LogEntry = { event: string; [field: string]: unknown };
+
+export type RealDaemon = Readonly<{
+  url: string;
+  /** Models folder: checkpoints/tiny.safetensors, another.safetensors, loras/. */
+  folder: string;
+  events: readonly LogEntry[];
+  enginePid: () => Promise<number>;
+  client: (name: string) => Promise<LunaClient>;
+  model: (name: string, checkpoint?: string) => Promise<DaemonModel>;
+  close: () => Promise<void>;
+}>;
+
+/** A models folder with two tiny checkpoints of different weights. */
+export async function tinyModels(): Promise<string> {
+  const folder = await mkdtemp(join(tmpdir(), "luna-real-"));
+  for (const name of ["checkpoints", "loras"]) await mkdir(join(folder, name));
+  for (const [name, seed] of [
+    ["tiny", 1],
+    ["another", 2],
+  ] as const) {
+    const bytes = serializeSafetensors(tinyTensors({ dtype: "F32", seed }));
+    await writeFile(join(folder, "checkpoints", `${name}.safetensors`), bytes);
+  }
+  return folder;
+}
+
+export async function startRealDaemon(
+  flags: Readonly<Record<string, string>> = {},
+): Promise<RealDaemon> {
+  const folder = await tinyModels();
+  const events: LogEntry[] = [];
+  const logger = createLogger((line) => events.push(JSON.parse(line)), "info");
+  const own = { models: [folder], port: "0", socket: "off", device: "cpu", threads: "1" };
+  const config = readConfig({ flags: { ...own, ...flags }, environment: {}, folder });
+  const daemon = await startDaemon(config, logger);
+  const { url } = daemon.listening;
+  const clients: LunaClient[] = [];
+  const client = async (name: string) => {
+    const identity = { name, version: "1" };
+    const opened = await openModels({ mode: "force_daemon", url, client: identity });
+    clients.push(opened);
+    return opened;
+  };
+  return {
+    ...{ url, folder, events, client },
+    enginePid: async () => (await daemon.engine.info()).pid,
+    async model(name, checkpoint = TINY) {
+      const { model } = await (await client(name)).registerModelByPath({ name: checkpoint });
+      if (model === undefined) throw new Error("The tiny checkpoint has a UNet.");
+      return model;
+    },
+    async close() {
+      for (const each of clients) await each.close();
+      await daemon.close();
+      await rm(folder, { recursive: true, force: true });
+    },
+  };
+}
