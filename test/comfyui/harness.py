@@ -22,6 +22,10 @@ PROMPT_SECONDS = 600.0
 START_SECONDS = 180.0
 
 
+# A run that is ended from outside must not leave its processes behind.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
