@@ -61,6 +61,9 @@ class LayerReader {
     const row = this.#values("dora_row", [outputs]);
     const column = this.#values("dora_column", [inputs]);
     const values = row ?? column;
+    if (dense !== undefined && values !== undefined) {
+      throw malformed(`Factors of "${this.#target.name}" are dense and DoRA, which is not served.`);
+    }
     return {
       ...this.#pair(inputs * taps),
       ...(bias && { bias }),

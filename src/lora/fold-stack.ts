@@ -82,7 +82,10 @@ export async function foldStack(stack: readonly StackItem[], base: FoldBase): Pr
 
 function mustFold(list: readonly Entry[]): boolean {
   return list.some(
-    ({ patch }, index) => patch.dense !== undefined || (index > 0 && isOrderDependent(patch)),
+    ({ patch }, index) =>
+      patch.dense !== undefined ||
+      patch.multiply !== undefined || // It heeds no strength.
+      (index > 0 && isOrderDependent(patch)),
   );
 }
 
@@ -106,7 +109,14 @@ function foldLayer(
   let weight: Float32Array | undefined;
   const bias = sumOf(list, "bias");
   const gain = sumOf(list, "gain");
-  for (const { patch, strength } of list) {
+  for (const { patch: whole, strength } of list) {
+    const { multiply, ...patch } = whole;
+    if (multiply !== undefined) {
+      const row = new Float32Array(target.outputs).fill(multiply - 1);
+      const next = { rank: 0, down: new Float32Array(0), up: new Float32Array(0), row };
+      if (weight === undefined) change = compose(change, next, { strength: 1, target });
+      else weight = applyLowRank(weight, next, { strength: 1, target });
+    }
     if (patch.dense !== undefined) {
       weight ??= applyLowRank(base, change, { strength: 1, target });
       weight = applyDense(weight, patch.dense, strength);

@@ -18,19 +18,16 @@ export function isOrderDependent(patch: LayerPatch): boolean {
 
 const tapsOf = ({ kernel }: AdapterTarget): number => kernel[0] * kernel[1];
 
-/** The additive form of a patch without a dense part, on a layer whose weight is `weight` now. */
+/** The additive form of a patch without a dense part and multiply, on a layer whose weight is `weight` now. */
 export function resolvePatch(
   patch: LayerPatch,
   weight: Float32Array,
   target: AdapterTarget,
 ): LowRank {
-  const { multiply = 1, bias, magnitude } = patch;
+  const { bias, magnitude } = patch;
   const { rank, down, up } = patch.inner === undefined ? patch : withInner(patch, weight, target);
   const found = { rank, down, up, ...(bias && { bias }) };
-  if (magnitude === undefined) {
-    if (multiply === 1) return found;
-    return { ...found, row: new Float32Array(target.outputs).fill(multiply - 1) };
-  }
+  if (magnitude === undefined) return found;
   const { axis, values } = magnitude;
   const norms = axis === "row" ? rowNorms(weight, target) : columnNorms(weight, found, target);
   const scale = values.map((value, i) => value / ((norms[i] ?? 0) + EPSILON));
