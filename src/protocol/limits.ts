@@ -28,3 +28,7 @@ export const PID_MAX = 2 ** 32 - 1;
 export const TOKEN_LENGTH_MAX = 1024;
 /** A deadline further away than a day is none. */
 export const DEADLINE_MS_MAX = 24 * 3600 * 1000;
+/** ComfyUI's sliders for FreeU end at 10. */
+export const FREEU_SCALE_MAX = 1000;
+/** SDXL has 70 transformer blocks; a name may stand for all of a block. */
+export const PAG_BLOCKS_MAX = 128;

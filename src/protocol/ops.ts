@@ -10,6 +10,7 @@ import {
   deadlineSchema,
   digestSchema,
   encoderSchema,
+  featuresSchema,
   layerSchema,
   listSchema,
   lorasSchema,
@@ -47,6 +48,7 @@ export const OPS = {
     request: {
       ...oneModel,
       loras: lorasSchema.exactOptional(),
+      features: featuresSchema.exactOptional(),
       refs: refsSchema.exactOptional(),
       ...standing,
     },

@@ -2,9 +2,11 @@
 import { z } from "zod";
 import {
   DEADLINE_MS_MAX,
+  FREEU_SCALE_MAX,
   LAYERS_MAX,
   LORAS_MAX,
   NAME_LENGTH_MAX,
+  PAG_BLOCKS_MAX,
   STRENGTH_MAX,
   TILE_PIXELS_MAX,
   TILE_PIXELS_MIN,
@@ -44,6 +46,29 @@ export const tileSchema = z.strictObject({
   size: z.int().min(TILE_PIXELS_MIN).max(TILE_PIXELS_MAX),
   overlap: z.int().min(0).max(TILE_PIXELS_MAX),
 });
+/** What ComfyUI's nodes FreeU, FreeU_V2 and PerturbedAttentionGuidance do inside the UNet. */
+const freeuScale = z.number().min(-FREEU_SCALE_MAX).max(FREEU_SCALE_MAX);
+export const featuresSchema = z.strictObject({
+  freeu: z
+    .strictObject({
+      version: z.union([z.literal(1), z.literal(2)]),
+      b1: freeuScale,
+      b2: freeuScale,
+      s1: freeuScale,
+      s2: freeuScale,
+    })
+    .exactOptional(),
+  pag: z
+    .strictObject({
+      blocks: z
+        .array(z.string().regex(/^(middle\.0|(input|output)\.\d{1,2})(\.\d{1,2})?$/))
+        .min(1)
+        .max(PAG_BLOCKS_MAX),
+    })
+    .exactOptional(),
+});
+export type Features = z.infer<typeof featuresSchema>;
+
 export type Tile = z.infer<typeof tileSchema>;
 
 /** What a client needs to know of a checkpoint: enough to sample, encode and decode. */

@@ -32,7 +32,12 @@ export function buildJob({ request, inputs, loras, lease, standing }: JobParts):
   const batch = { ...standing, ...shape, model, path, component };
   const item: RunItem = { tensors, loras };
   const batchKey = `${path} ${component} ${shapeKey}`;
-  if (request.op === "model_forward") return { ...batch, item, batchKey };
+  if (request.op === "model_forward") {
+    const { features } = request;
+    if (features === undefined) return { ...batch, item, batchKey };
+    // The graph with those inputs is slower: others do not wait for it.
+    return { ...batch, item: { ...item, features }, batchKey: `${batchKey} features` };
+  }
   if (request.op === "clip_encode") {
     const { layer, isLayerNormed } = request;
     return { ...batch, item: { ...item, layer, isLayerNormed }, batchKey };
