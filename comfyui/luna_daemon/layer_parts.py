@@ -13,6 +13,8 @@ from .errors import Unsupported
 
 # The daemon's limit (src/lora/limits.ts): more than that costs more than the layer itself.
 RANK_MAX = 1024
+# Parts that change the weight as a whole; DoRA does not go with them.
+_DENSE = {"diff", "set", "oft", "boft"}
 
 
 def parts_of(key, value, shape, is_bypass=False):
@@ -28,7 +30,10 @@ def parts_of(key, value, shape, is_bypass=False):
         raise Unsupported(f"{_LABELS.get(name, name)} on {key}")
     if is_bypass and name not in _SUMS:
         raise Unsupported(f"A bypass {_LABELS[name]} on {key}")
-    return make(key, value.weights, shape, is_bypass)
+    parts = make(key, value.weights, shape, is_bypass)
+    if any(each.startswith("dora_") for each in parts) and not _DENSE.isdisjoint(parts):
+        raise Unsupported(f"{_LABELS[name]} with DoRA on {key}")
+    return parts
 
 
 def _tuple_parts(key, value, shape):

@@ -11,6 +11,8 @@ from .errors import NOT_RUNNING, LunaError, Unsupported
 AUTO, FORCE_DAEMON, FORCE_LOCAL = "auto", "force_daemon", "force_local"
 MODES = (AUTO, FORCE_DAEMON, FORCE_LOCAL)
 
+# What this daemon cannot do, however often it is asked.
+_BEYOND = ("LORA_UNSUPPORTED", "LIMIT_EXCEEDED")
 _OUT_OF_MEMORY = ("out of memory", "bad_alloc", "failed to allocate", "bad allocation")
 
 
@@ -64,7 +66,7 @@ class RemoteNet:
 
     def can_go_local(self, error):
         if isinstance(error, LunaError):
-            return error.is_lost or error.code == "LORA_UNSUPPORTED"
+            return error.is_lost or error.code in _BEYOND
         return isinstance(error, Unsupported)
 
     def translate(self, error):

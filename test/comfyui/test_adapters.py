@@ -121,7 +121,6 @@ class Formats(unittest.TestCase):
             (self.linear, (none, none, 1.0, r(4, 1), r(1, 2), r(4, 2), r(2, 4), none, none)),
             (self.linear, (none, r(4, 4), 1.0, r(4, 1), r(1, 2), none, none, none, none)),
             (self.linear, (r(4, 2), r(4, 4), 1.0, *[none] * 6)),
-            (self.linear, (r(4, 2), r(4, 4), 1.0, *[none] * 5, torch.rand(16, 1) + 0.5)),
             (self.conv, (r(4, 2), none, 1.0, none, none, r(4, 2), r(2, 36), none, none)),
             (self.conv, (none, r(4, 4, 3, 3), 1.0, r(4, 1), r(1, 2), none, none, none, none)),
             (self.conv, (r(4, 2), r(4, 4, 3, 3), 1.0, *[none] * 6)),
