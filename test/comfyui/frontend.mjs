@@ -87,7 +87,9 @@ try {
     ...{ width: 1600, height: 900, deviceScaleFactor: 1, mobile: false },
   });
   await page.send("Page.navigate", { url });
-  await page.until("!!window.app?.graph && Object.keys(LiteGraph.registered_node_types).length > 100");
+  await page.until(
+    "!!window.app?.graph && Object.keys(LiteGraph.registered_node_types).length > 100",
+  );
   const workflow = readFileSync(workflowPath, "utf8");
   await page.evaluate(`app.loadApiJson(${workflow}, "luna")`);
   await page.until("app.graph._nodes.length > 0");
