@@ -5,7 +5,9 @@ do: "daemon" for all steps there, "local" for auto's way out with a warning, "ig
 that is left out with one.
 """
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 from graph import Graph
 
@@ -496,3 +498,10 @@ def _(g):
     model, clip, _ = g.checkpoint()
     model = g.HyperTile(model=model, tile_size=256, swap_size=2, max_depth=0, scale_depth=False)
     g.save(g.sample(model, g.prompts(clip)))
+
+
+# As the frontend's "Export (API)" wrote it (make_pictures.py).
+_exported = Path(__file__).parent / "workflows" / "exported.json"
+CASES.append(
+    Case("a workflow exported from the frontend", json.loads(_exported.read_text()), has_picture=True)
+)

@@ -113,5 +113,7 @@ try {
 } finally {
   clearTimeout(timer);
   chromium.kill();
-  rmSync(profile, { recursive: true, force: true, maxRetries: 5 });
+  if (chromium.exitCode === null) await new Promise((ended) => chromium.once("exit", ended));
+  // Its helpers may still be writing for a moment.
+  rmSync(profile, { recursive: true, force: true, maxRetries: 20, retryDelay: 200 });
 }

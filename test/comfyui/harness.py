@@ -124,7 +124,7 @@ class Comfy(Process):
 
     def __init__(self, folder, name, env=None, with_pack=True):
         self.base = folder / name
-        (self.base / "custom_nodes").mkdir(parents=True)
+        (self.base / "custom_nodes").mkdir(parents=True, exist_ok=True)
         (self.base / "models").symlink_to(MODELS)
         packs = {"luna-test-nodes": HERE / "nodes"}
         if with_pack:
