@@ -12,7 +12,7 @@ AUTO, FORCE_DAEMON, FORCE_LOCAL = "auto", "force_daemon", "force_local"
 MODES = (AUTO, FORCE_DAEMON, FORCE_LOCAL)
 
 # What this daemon cannot do, however often it is asked.
-_BEYOND = ("LORA_UNSUPPORTED", "LIMIT_EXCEEDED")
+_BEYOND = ("LORA_UNSUPPORTED", "LORA_MALFORMED", "LIMIT_EXCEEDED")
 _OUT_OF_MEMORY = ("out of memory", "bad_alloc", "failed to allocate", "bad allocation")
 
 

@@ -27,14 +27,15 @@ class Case:
     note: str = ""
 
 
-CASES = []
+# Narrow models, and those of full width.
+CASES, FULL_CASES = [], []
 
 
-def case(name, expects="daemon", has_picture=False, note=""):
+def case(name, expects="daemon", has_picture=False, note="", tier=CASES):
     def add(build):
         graph = Graph()
         build(graph)
-        CASES.append(Case(name, graph.nodes, expects, has_picture, note))
+        tier.append(Case(name, graph.nodes, expects, has_picture, note))
         return build
 
     return add
@@ -505,3 +506,38 @@ _exported = Path(__file__).parent / "workflows" / "exported.json"
 CASES.append(
     Case("a workflow exported from the frontend", json.loads(_exported.read_text()), has_picture=True)
 )
+
+
+@case("full SD1.5, LoRA on all layers", has_picture=True, tier=FULL_CASES)
+def _(g):
+    model, clip, vae = g.checkpoint("full-sd1")
+    latent = g.sample(g.loras(model, ("full", 0.8)), g.prompts(clip), g.empty(256, 192))
+    g.save(latent)
+    g.picture(g.VAEDecode(samples=latent, vae=vae))
+
+
+@case("full SD1.5, FreeU_V2 and PerturbedAttentionGuidance", tier=FULL_CASES)
+def _(g):
+    model, clip, _ = g.checkpoint("full-sd1")
+    model = g.FreeU_V2(model=model, b1=1.3, b2=1.4, s1=0.9, s2=0.2)
+    model = g.PerturbedAttentionGuidance(model=model, scale=2.0)
+    g.save(g.sample(model, g.prompts(clip), g.empty(128, 192)))
+
+
+@case("SDXL's two text encoders, size conditioning, embeddings in one, CLIP LoRA", tier=FULL_CASES)
+def _(g):
+    model, _, _ = g.checkpoint("sdxl")
+    clip = g.DualCLIPLoader(
+        clip_name1="clip_l.safetensors", clip_name2="clip_g.safetensors", type="sdxl"
+    )
+    clip = g.LoraLoader(
+        model=model, clip=clip, lora_name="text-xl.safetensors", strength_model=0.0, strength_clip=0.8
+    ).out(1)
+    conds = [
+        g.CLIPTextEncodeSDXL(
+            clip=clip, text_g=text, text_l=f"{text} embedding:thing", width=1024, height=1024, crop_w=0,
+            crop_h=16, target_width=1024, target_height=768,
+        )  # fmt: skip
+        for text in ("a (red:1.3) house by the sea", "blurry")
+    ]
+    g.save(g.sample(model, conds))

@@ -27,6 +27,10 @@ from comfy.ldm.models.autoencoder import AutoencoderKL  # noqa: E402
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
+# Counted up when the weights change, so that they are written again.
+NARROW_VERSION = 2
+FULL_VERSION = 1
+
 torch.set_num_threads(1)
 META = torch.device("meta")
 COMMON = {
@@ -113,6 +117,16 @@ def clip_l(seed, dtype=torch.float16):
         if name.startswith("transformer.") and "text_projection" not in name
     }
     return random_weights(shapes, seed, dtype)
+
+
+def clip_g(seed):
+    model = comfy.sdxl_clip.SDXLClipG(device="meta", dtype=torch.float32)
+    shapes = {
+        name.removeprefix("transformer."): tuple(each.shape)
+        for name, each in model.state_dict().items()
+        if name.startswith("transformer.")
+    }
+    return random_weights(shapes, seed, torch.float16)
 
 
 def vae(seed, dtype=torch.float16):
@@ -245,22 +259,28 @@ class Loras:
                 tensors[f"{name}.diff_b"] = self._random(shape[0])
         return tensors
 
-    def text(self, rank=4, layers=12, width=768):
+    def text(self, rank=4, layers=12, width=768, prefix="lora_te"):
         tensors = {}
         for layer in range(layers):
             for part, outputs, inputs in (("self_attn_q_proj", width, width), ("mlp_fc1", 4 * width, width)):
-                name = f"lora_te_text_model_encoder_layers_{layer}_{part}"
+                name = f"{prefix}_text_model_encoder_layers_{layer}_{part}"
                 tensors[f"{name}.lora_up.weight"] = self._random(outputs, rank)
                 tensors[f"{name}.lora_down.weight"] = self._random(rank, inputs)
                 tensors[f"{name}.alpha"] = torch.tensor(2.0)
         return tensors
 
 
-def narrow(folder):
+def saver(folder):
     def save(path, tensors):
         place = os.path.join(folder, path)
         os.makedirs(os.path.dirname(place), exist_ok=True)
         save_file({n: t.contiguous() for n, t in tensors.items()}, place)
+
+    return save
+
+
+def narrow(folder):
+    save = saver(folder)
 
     def unet(config, seed):
         return random_weights(unet_shapes(config), seed)
@@ -296,13 +316,18 @@ def narrow(folder):
 
 
 def full(folder):
-    place = os.path.join(folder, "checkpoints", "full-sd1.safetensors")
-    os.makedirs(os.path.dirname(place), exist_ok=True)
+    save = saver(folder)
     net = prefixed("model.diffusion_model.", random_weights(unet_shapes(SD1), 21))
     text = prefixed("cond_stage_model.transformer.", clip_l(22, torch.float32))
-    save_file({**net, **text, **prefixed("first_stage_model.", vae(23, torch.float32))}, place)
-    os.makedirs(os.path.join(folder, "loras"), exist_ok=True)
-    save_file(Loras(SD1, 24).lora(rank=16, alpha=8.0), os.path.join(folder, "loras", "full.safetensors"))
+    picture = prefixed("first_stage_model.", vae(23, torch.float32))
+    save("checkpoints/full-sd1.safetensors", {**net, **text, **picture})
+    loras = Loras(SD1, 24)
+    save("loras/full.safetensors", loras.lora(rank=16, alpha=8.0))
+    save("text_encoders/clip_g.safetensors", clip_g(25))
+    both = {
+        **loras.text(prefix="lora_te1"), **loras.text(layers=32, width=1280, prefix="lora_te2")
+    }  # fmt: skip
+    save("loras/text-xl.safetensors", both)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 """Runs the matrix and writes the report: report/matrix.json and report/matrix.md.
-Usage: run_matrix.py [PART OF A NAME]..."""
+Usage: run_matrix.py [--full] [PART OF A NAME]..."""
 
 import hashlib
 import json
@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 import torch
-from cases import CASES
-from harness import HERE, Comfy, Daemon, Folder, PromptFailed, _version, make_models
+from cases import CASES, FULL_CASES
+from harness import HERE, Comfy, Daemon, Folder, PromptFailed, make_models, models_version
 from safetensors.torch import load_file, save_file
 
 REPORT = HERE / "report"
@@ -19,7 +19,8 @@ TOLERANCE = 1e-4
 
 def local_result(comfy, case):
     """What ComfyUI by itself gives; kept, because it does not change with the pack."""
-    text = json.dumps([_version(), case.workflow], sort_keys=True)
+    versions = [models_version(kind) for kind in ("narrow", "full")]
+    text = json.dumps([versions, case.workflow], sort_keys=True)
     kept = REPORT / "local" / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.safetensors"
     if not kept.exists():
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -64,6 +65,8 @@ def judge(row, log):
 
 def run(cases):
     make_models("narrow")
+    if any(case in FULL_CASES for case in cases):
+        make_models("full")
     rows = []
     with Folder() as folder:
         plain = []
@@ -108,8 +111,9 @@ def write(rows):
 
 if __name__ == "__main__":
     REPORT.mkdir(exist_ok=True)
-    parts = sys.argv[1:]
-    chosen = [each for each in CASES if not parts or any(part in each.name for part in parts)]
+    parts = [each for each in sys.argv[1:] if each != "--full"]
+    tier = CASES if len(parts) == len(sys.argv) - 1 else FULL_CASES
+    chosen = [each for each in tier if not parts or any(part in each.name for part in parts)]
     found = run(chosen)
     write(found)
     bad = [row for row in found if row["problem"]]

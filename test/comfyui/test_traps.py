@@ -170,6 +170,12 @@ class Trap4Weights(unittest.TestCase):
         found = free.get_key_patches("diffusion_model.out.2.weight")
         (weight, _), *_ = found["diffusion_model.out.2.weight"]
         self.assertEqual(weight.device.type, "cpu")
+        saved = p.with_lora(free, p.small_lora(), 0.5).state_dict_for_saving()
+        plain = free.model.diffusion_model.state_dict()
+        name = KEY.removeprefix("diffusion_model.")
+        prefix = "model.diffusion_model."
+        self.assertTrue(torch.equal(saved[f"{prefix}out.2.weight"].to("cpu"), plain["out.2.weight"]))
+        self.assertFalse(torch.equal(saved[prefix + name].to("cpu"), plain[name]))
 
 
 class Trap5Device(unittest.TestCase):
