@@ -64,7 +64,9 @@ class Entry:
         """The tensors it is made of."""
         weights = getattr(self.value, "weights", None)
         if weights is None:
-            weights = self.value[-1] if self.value and isinstance(self.value[-1], tuple) else self.value
+            weights = (
+                self.value[-1] if self.value and isinstance(self.value[-1], tuple) else self.value
+            )
         return [each for each in (weights or ()) if isinstance(each, torch.Tensor)]
 
     def mark(self):

@@ -36,7 +36,9 @@ def _fit(name, tensor, wanted):
     try:
         return tensor.expand(rows if rows in (1, wanted[0]) else wanted[0], *wanted[1:])
     except RuntimeError:
-        logging.warning("warning control could not be applied %s %s", tuple(wanted), tuple(tensor.shape))
+        logging.warning(
+            "warning control could not be applied %s %s", tuple(wanted), tuple(tensor.shape)
+        )
         return None
 
 

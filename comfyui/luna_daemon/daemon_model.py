@@ -36,7 +36,9 @@ class DaemonModel(RemotePatcher):
         """A LoRA file that the daemon reads from its own folders; nothing of it comes here."""
         self.named_loras.append((name, float(strength)))
         count = len(self.named_loras)
-        logging.info("[DaemonModel] Added LoRA '%s' (model_str=%s), stack size: %d", name, strength, count)
+        logging.info(
+            "[DaemonModel] Added LoRA '%s' (model_str=%s), stack size: %d", name, strength, count
+        )
 
     @property
     def lora_stack(self):

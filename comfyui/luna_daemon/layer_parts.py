@@ -193,7 +193,21 @@ def _f32(tensor):
     return tensor.to(device="cpu", dtype=torch.float32)
 
 
-_FORMATS = {"lora": _lora, "loha": _loha, "lokr": _lokr, "glora": _glora, "oft": _oft, "boft": _boft}
-_LABELS = {"lora": "LoRA", "loha": "LoHa", "lokr": "LoKr", "glora": "GLoRA", "oft": "OFT", "boft": "BOFT"}
+_FORMATS = {
+    "lora": _lora,
+    "loha": _loha,
+    "lokr": _lokr,
+    "glora": _glora,
+    "oft": _oft,
+    "boft": _boft,
+}
+_LABELS = {
+    "lora": "LoRA",
+    "loha": "LoHa",
+    "lokr": "LoKr",
+    "glora": "GLoRA",
+    "oft": "OFT",
+    "boft": "BOFT",
+}
 # Those whose bypass hook adds to the output what their change of the weight would.
 _SUMS = ("lora", "loha", "lokr")

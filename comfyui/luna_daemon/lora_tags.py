@@ -32,7 +32,7 @@ def _number(text):
 
 
 def short_name(name):
-    """"styles/blueprint.safetensors" to "blueprint": how people and log lines name a LoRA."""
+    """ "styles/blueprint.safetensors" to "blueprint": how people and log lines name a LoRA."""
     return name.replace("\\", "/").rsplit("/", 1)[-1].removesuffix(".safetensors")
 
 

@@ -204,7 +204,11 @@ class LunaConfigGateway:
         stack = [*(lora_stack or []), *from_positive, *from_negative]
 
         def skip(clip):
-            return nodes.CLIPSetLastLayer().set_last_layer(clip, clip_skip)[0] if clip_skip < -1 else clip
+            return (
+                nodes.CLIPSetLastLayer().set_last_layer(clip, clip_skip)[0]
+                if clip_skip < -1
+                else clip
+            )
 
         if clip_skip_timing == "before_lora":
             clip = skip(clip)
@@ -293,7 +297,9 @@ def status_lines(url=""):
     ]
     if daemon.steps:
         over = sorted(total - engine for total, engine, _ in daemon.steps)
-        lines.append(f"Overhead of a step here: {over[len(over) // 2]:.1f} ms (median of {len(over)})")
+        lines.append(
+            f"Overhead of a step here: {over[len(over) // 2]:.1f} ms (median of {len(over)})"
+        )
     return lines
 
 

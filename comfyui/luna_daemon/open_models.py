@@ -74,7 +74,9 @@ def open_checkpoint(name, mode=AUTO, clip_source=AUTO, vae_source=AUTO, url=""):
     served, model = found
     clip = _part(clip_source, lambda: loaders.clip_from_checkpoint(path, served), "CLIP")
     vae = _part(vae_source, lambda: loaders.vae_from_checkpoint(path, served), "VAE")
-    parts = [f"{'daemon' if each else 'local'} {part}" for part, each in (("CLIP", clip), ("VAE", vae))]
+    parts = [
+        f"{'daemon' if each else 'local'} {part}" for part, each in (("CLIP", clip), ("VAE", vae))
+    ]
     return Opened(
         model,
         clip or loaders.local_clip_of_checkpoint(path),
@@ -107,9 +109,7 @@ def open_clip(names, clip_type, mode=AUTO, url=""):
 
     def make():
         daemon = get_daemon(url)
-        served = [
-            loaders.register(daemon, path, name, mode) for path, name in zip(paths, names)
-        ]
+        served = [loaders.register(daemon, path, name, mode) for path, name in zip(paths, names)]
         return loaders.clip_from_files(paths, served, clip_type)
 
     return attempt(mode, make)

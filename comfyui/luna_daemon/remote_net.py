@@ -26,7 +26,9 @@ class Served:
 
     def wire_dtype(self):
         """The type the daemon computes in: float32 on a CPU, else that of the weights."""
-        dtype = {"F16": torch.float16, "BF16": torch.bfloat16}.get(self.info["dtype"], torch.float32)
+        dtype = {"F16": torch.float16, "BF16": torch.bfloat16}.get(
+            self.info["dtype"], torch.float32
+        )
         if dtype == torch.float32:
             return dtype
         device = self.daemon.call("status")["status"]["engine"]["device"]

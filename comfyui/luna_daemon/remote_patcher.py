@@ -63,7 +63,9 @@ class RemotePatcher(comfy.model_patcher.ModelPatcher):
             self.load(device_to)
         return 0
 
-    def load(self, device_to=None, lowvram_model_memory=0, force_patch_weights=False, full_load=False):
+    def load(
+        self, device_to=None, lowvram_model_memory=0, force_patch_weights=False, full_load=False
+    ):
         self.model.device = device_to
         self.model.current_weight_patches_uuid = self.patches_uuid
         self.model.luna_patcher = weakref.ref(self)
@@ -113,9 +115,13 @@ class RemotePatcher(comfy.model_patcher.ModelPatcher):
         return luna.twin.like(self)
 
     def get_key_patches(self, filter_prefix=None):
-        return self._twin("A merge of models or a save reads the weights").get_key_patches(filter_prefix)
+        return self._twin("A merge of models or a save reads the weights").get_key_patches(
+            filter_prefix
+        )
 
-    def patch_weight_to_device(self, key, device_to=None, inplace_update=False, return_weight=False):
+    def patch_weight_to_device(
+        self, key, device_to=None, inplace_update=False, return_weight=False
+    ):
         return self._twin(f"Something reads the weight {key}").patch_weight_to_device(
             key, device_to, inplace_update, return_weight
         )

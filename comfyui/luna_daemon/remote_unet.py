@@ -23,7 +23,9 @@ class RemoteUNet(RemoteNet):
         self._base = base
         self._channels = base.model_config.unet_config["model_channels"]
         shapes = {name: each.shape for name, each in base.state_dict().items()}
-        self._net = adapters.Net(shapes, _layer_of, lambda key: read_weight(key.removeprefix(PREFIX)))
+        self._net = adapters.Net(
+            shapes, _layer_of, lambda key: read_weight(key.removeprefix(PREFIX))
+        )
         self._skips = {}
         self._loras = (None, [])
 

@@ -109,7 +109,12 @@ def _(g):
     positive, negative = g.prompts(clip)
     image = g.TestImage(seed=2, width=64, height=64)
     made = g.InpaintModelConditioning(
-        positive=positive, negative=negative, vae=vae, pixels=image, mask=image.out(1), noise_mask=True
+        positive=positive,
+        negative=negative,
+        vae=vae,
+        pixels=image,
+        mask=image.out(1),
+        noise_mask=True,
     )
     g.save(g.sample(model, (made, made.out(1)), made.out(2)))
 
@@ -214,7 +219,11 @@ def _(g):
 
 def _hooked(g, positive, negative, hooks):
     made = g.PairConditioningSetProperties(
-        positive_NEW=positive, negative_NEW=negative, strength=1.0, set_cond_area="default", hooks=hooks
+        positive_NEW=positive,
+        negative_NEW=negative,
+        strength=1.0,
+        set_cond_area="default",
+        hooks=hooks,
     )
     return made, made.out(1)
 
@@ -494,7 +503,9 @@ def _(g):
     g.save(g.sample(merged, g.prompts(clip)))
 
 
-@case("HyperTile is left out", expects="ignored", note="at this size HyperTile itself changes nothing")
+@case(
+    "HyperTile is left out", expects="ignored", note="at this size HyperTile itself changes nothing"
+)
 def _(g):
     model, clip, _ = g.checkpoint()
     model = g.HyperTile(model=model, tile_size=256, swap_size=2, max_depth=0, scale_depth=False)
@@ -504,7 +515,9 @@ def _(g):
 # As the frontend's "Export (API)" wrote it (make_pictures.py).
 _exported = Path(__file__).parent / "workflows" / "exported.json"
 CASES.append(
-    Case("a workflow exported from the frontend", json.loads(_exported.read_text()), has_picture=True)
+    Case(
+        "a workflow exported from the frontend", json.loads(_exported.read_text()), has_picture=True
+    )
 )
 
 
@@ -531,12 +544,23 @@ def _(g):
         clip_name1="clip_l.safetensors", clip_name2="clip_g.safetensors", type="sdxl"
     )
     clip = g.LoraLoader(
-        model=model, clip=clip, lora_name="text-xl.safetensors", strength_model=0.0, strength_clip=0.8
+        model=model,
+        clip=clip,
+        lora_name="text-xl.safetensors",
+        strength_model=0.0,
+        strength_clip=0.8,
     ).out(1)
     conds = [
         g.CLIPTextEncodeSDXL(
-            clip=clip, text_g=text, text_l=f"{text} embedding:thing", width=1024, height=1024, crop_w=0,
-            crop_h=16, target_width=1024, target_height=768,
+            clip=clip,
+            text_g=text,
+            text_l=f"{text} embedding:thing",
+            width=1024,
+            height=1024,
+            crop_w=0,
+            crop_h=16,
+            target_width=1024,
+            target_height=768,
         )  # fmt: skip
         for text in ("a (red:1.3) house by the sea", "blurry")
     ]

@@ -31,11 +31,14 @@ class Graph:
         return loaded, loaded.out(1), loaded.out(2)
 
     def prompts(self, clip, positive="a red house by the sea", negative="blurry"):
-        return self.CLIPTextEncode(clip=clip, text=positive), self.CLIPTextEncode(clip=clip, text=negative)
+        return self.CLIPTextEncode(clip=clip, text=positive), self.CLIPTextEncode(
+            clip=clip, text=negative
+        )
 
     def conds(self, width=768, pooled=0, tokens=77):
         return tuple(
-            self.TestConditioning(seed=seed, tokens=tokens, width=width, pooled=pooled) for seed in (1, 2)
+            self.TestConditioning(seed=seed, tokens=tokens, width=width, pooled=pooled)
+            for seed in (1, 2)
         )
 
     def empty(self, width=64, height=64, batch=1):
@@ -48,7 +51,11 @@ class Graph:
             "denoise": 1.0, **changes,
         }  # fmt: skip
         return self.KSampler(
-            model=model, positive=positive, negative=negative, latent_image=latent or self.empty(), **settings
+            model=model,
+            positive=positive,
+            negative=negative,
+            latent_image=latent or self.empty(),
+            **settings,
         )
 
     def save(self, latent, name="latents/case"):

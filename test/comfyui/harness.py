@@ -16,7 +16,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 COMFYUI = os.environ.get("COMFYUI_PATH", "")
-MODELS = Path(os.environ.get("LUNA_TEST_MODELS", Path(tempfile.gettempdir()) / "luna-comfyui-models"))
+MODELS = Path(
+    os.environ.get("LUNA_TEST_MODELS", Path(tempfile.gettempdir()) / "luna-comfyui-models")
+)
 DAEMON = os.environ.get("LUNA_TEST_DAEMON", str(ROOT / "dist" / "cli" / "main.js"))
 # Loading a checkpoint of 0.6 GB beside other work is the longest wait; steps take tens of ms.
 PROMPT_SECONDS = 600.0
@@ -38,7 +40,9 @@ def make_models(kind):
     done = MODELS / f".{kind}-{models_version(kind)}"
     if not done.exists():
         script = str(HERE / "make_models.py")
-        subprocess.run([sys.executable, script, str(MODELS), kind], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [sys.executable, script, str(MODELS), kind], check=True, stdout=subprocess.DEVNULL
+        )
         done.touch()
 
 
@@ -52,7 +56,9 @@ def rss_bytes(pid, *fields):
     """Resident memory of a process: all of it, or named parts of it (RssAnon, RssFile)."""
     wanted = fields or ("VmRSS",)
     lines = dict(
-        line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line
+        line.split(":", 1)
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+        if ":" in line
     )
     return sum(int(lines[field].split()[0]) * 1024 for field in wanted)
 
@@ -112,7 +118,9 @@ class Daemon(Process):
         return f"ws://127.0.0.1:{self.port}"
 
     def status(self):
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/v1/status", timeout=10) as answer:
+        with urllib.request.urlopen(
+            f"http://127.0.0.1:{self.port}/v1/status", timeout=10
+        ) as answer:
             return json.load(answer)
 
 

@@ -131,7 +131,10 @@ def clip_g(seed):
 
 def vae(seed, dtype=torch.float16):
     with META:
-        shapes = {n: tuple(t.shape) for n, t in AutoencoderKL(ddconfig=VAE, embed_dim=4).state_dict().items()}
+        shapes = {
+            n: tuple(t.shape)
+            for n, t in AutoencoderKL(ddconfig=VAE, embed_dim=4).state_dict().items()
+        }
     return random_weights(shapes, seed, dtype)
 
 
@@ -141,11 +144,16 @@ def control_net(config, seed):
         **kept, hint_channels=3, device=META, operations=comfy.ops.disable_weight_init
     )
     weights = random_weights({n: tuple(t.shape) for n, t in net.state_dict().items()}, seed)
-    return {n: t * 0.3 if "zero_convs" in n or "middle_block_out" in n else t for n, t in weights.items()}
+    return {
+        n: t * 0.3 if "zero_convs" in n or "middle_block_out" in n else t
+        for n, t in weights.items()
+    }
 
 
 def adapter_light(seed):
-    net = comfy.t2i_adapter.adapter.Adapter_light(cin=192, channels=[320, 640, 1280, 1280], nums_rb=4)
+    net = comfy.t2i_adapter.adapter.Adapter_light(
+        cin=192, channels=[320, 640, 1280, 1280], nums_rb=4
+    )
     return random_weights({n: tuple(t.shape) for n, t in net.state_dict().items()}, seed)
 
 
@@ -239,7 +247,9 @@ class Loras:
 
     def oft(self, blocks=8):
         return {
-            f"{name}.oft_blocks": self._random(blocks, shape[0] // blocks, shape[0] // blocks, scale=0.02)
+            f"{name}.oft_blocks": self._random(
+                blocks, shape[0] // blocks, shape[0] // blocks, scale=0.02
+            )
             for name, shape in self._linear("attn").items()
         }
 
@@ -262,7 +272,10 @@ class Loras:
     def text(self, rank=4, layers=12, width=768, prefix="lora_te"):
         tensors = {}
         for layer in range(layers):
-            for part, outputs, inputs in (("self_attn_q_proj", width, width), ("mlp_fc1", 4 * width, width)):
+            for part, outputs, inputs in (
+                ("self_attn_q_proj", width, width),
+                ("mlp_fc1", 4 * width, width),
+            ):
                 name = f"{prefix}_text_model_encoder_layers_{layer}_{part}"
                 tensors[f"{name}.lora_up.weight"] = self._random(outputs, rank)
                 tensors[f"{name}.lora_down.weight"] = self._random(rank, inputs)
@@ -289,21 +302,36 @@ def narrow(folder):
     text = prefixed("cond_stage_model.transformer.", clip_l(2))
     picture = vae(3)
     save("checkpoints/sd1.safetensors", {**net, **text, **prefixed("first_stage_model.", picture)})
-    save("checkpoints/sd1-inpaint.safetensors", prefixed("model.diffusion_model.", unet({**NARROW_SD1, "in_channels": 9}, 4)))
+    save(
+        "checkpoints/sd1-inpaint.safetensors",
+        prefixed("model.diffusion_model.", unet({**NARROW_SD1, "in_channels": 9}, 4)),
+    )
     save("diffusion_models/sd1-other.safetensors", unet(NARROW_SD1, 5))
     wide = random_weights(unet_shapes(WIDE_SD1), 12, torch.float16)
     save("diffusion_models/sd1-wide.safetensors", wide)
     xl = prefixed("model.diffusion_model.", unet(NARROW_SDXL, 6))
     save("checkpoints/sdxl.safetensors", xl)
-    save("checkpoints/sdxl-v.safetensors", {**xl, "v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)})
-    save("checkpoints/refiner.safetensors", prefixed("model.diffusion_model.", unet(NARROW_REFINER, 7)))
+    save(
+        "checkpoints/sdxl-v.safetensors", {**xl, "v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}
+    )
+    save(
+        "checkpoints/refiner.safetensors",
+        prefixed("model.diffusion_model.", unet(NARROW_REFINER, 7)),
+    )
     save("vae/vae.safetensors", picture)
     save("text_encoders/clip_l.safetensors", clip_l(2))
     save("controlnet/canny.safetensors", control_net(NARROW_SD1, 8))
     save("controlnet/sketch.safetensors", adapter_light(9))
-    control_lora = {n: t for n, t in control_net(NARROW_SD1, 10).items() if n.startswith(("zero_convs", "input_hint", "middle_block_out"))}
+    control_lora = {
+        n: t
+        for n, t in control_net(NARROW_SD1, 10).items()
+        if n.startswith(("zero_convs", "input_hint", "middle_block_out"))
+    }
     save("controlnet/control-lora.safetensors", {**control_lora, "lora_controlnet": torch.zeros(1)})
-    save("embeddings/thing.safetensors", {"emb_params": 0.5 * torch.randn(3, 768, generator=torch.Generator().manual_seed(11))})
+    save(
+        "embeddings/thing.safetensors",
+        {"emb_params": 0.5 * torch.randn(3, 768, generator=torch.Generator().manual_seed(11))},
+    )
     loras = Loras(NARROW_SD1)
     for name, tensors in {
         "a": loras.lora(), "b": loras.lora(rank=8, alpha=8.0, only="attn"), "c": loras.lora(alpha=4.0),

@@ -57,7 +57,12 @@ def main():
         comfy = Comfy(folder, "frontend")
         try:
             for name, nodes, exported, picture in (
-                ("luna", luna_nodes(), folder / "luna.json", ROOT / "docs/images/comfyui-nodes.png"),
+                (
+                    "luna",
+                    luna_nodes(),
+                    folder / "luna.json",
+                    ROOT / "docs/images/comfyui-nodes.png",
+                ),
                 ("stock", stock(), HERE / "workflows/exported.json", folder / "stock.png"),
             ):
                 given = Path(folder / f"{name}-in.json")

@@ -34,7 +34,10 @@ def workflow(loader, lora=None, seed=1):
 async def timed(comfy, nodes):
     """Seconds from queueing to each step's end, and to the end of the prompt."""
     address = f"http://127.0.0.1:{comfy.port}"
-    async with aiohttp.ClientSession() as http, http.ws_connect(f"{address}/ws?clientId=m") as socket:
+    async with (
+        aiohttp.ClientSession() as http,
+        http.ws_connect(f"{address}/ws?clientId=m") as socket,
+    ):
         began = time.perf_counter()
         body = {"prompt": nodes, "client_id": "m"}
         async with http.post(f"{address}/prompt", json=body) as answer:

@@ -108,9 +108,15 @@ class Formats(unittest.TestCase):
         r = torch.randn
         for weight, weights in (
             (self.linear, (r(16, 2), r(2, 8), 1.0, r(16, 3), r(3, 8), None, None, None)),
-            (self.linear, (r(16, 2), r(2, 8), 1.0, r(16, 3), r(3, 8), None, None, torch.rand(16, 1))),
+            (
+                self.linear,
+                (r(16, 2), r(2, 8), 1.0, r(16, 3), r(3, 8), None, None, torch.rand(16, 1)),
+            ),
             (self.conv, (r(16, 2), r(2, 72), 1.0, r(16, 3), r(3, 72), None, None, None)),
-            (self.conv, (r(2, 16), r(2, 8), 1.0, r(2, 16), r(2, 8), r(2, 2, 3, 3), r(2, 2, 3, 3), None)),
+            (
+                self.conv,
+                (r(2, 16), r(2, 8), 1.0, r(2, 16), r(2, 8), r(2, 2, 3, 3), r(2, 2, 3, 3), None),
+            ),
         ):
             self.agrees(weight, entry(formats.LoHaAdapter(set(), weights)))
 
@@ -147,7 +153,11 @@ class Formats(unittest.TestCase):
             self.agrees(self.linear, entry(boft))
 
     def test_whole_weights(self):
-        for value in (("diff", (torch.randn(16, 8),)), (torch.randn(16, 8),), ("set", (torch.randn(16, 8),))):
+        for value in (
+            ("diff", (torch.randn(16, 8),)),
+            (torch.randn(16, 8),),
+            ("set", (torch.randn(16, 8),)),
+        ):
             self.agrees(self.linear, entry(value))
         self.agrees(self.linear, entry((None,), 0.0, 0.5))
 

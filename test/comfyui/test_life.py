@@ -88,7 +88,9 @@ class Life(unittest.TestCase):
         def guided(g, model):
             return g.SelfAttentionGuidance(model=model, scale=0.5, blur_sigma=2.0)
 
-        with self.assertRaisesRegex(PromptFailed, "SelfAttentionGuidance.*use force_local for this"):
+        with self.assertRaisesRegex(
+            PromptFailed, "SelfAttentionGuidance.*use force_local for this"
+        ):
             self.comfy.run(picture("force_daemon", node=guided))
 
     def test_pollution(self):

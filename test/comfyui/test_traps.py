@@ -174,7 +174,9 @@ class Trap4Weights(unittest.TestCase):
         plain = free.model.diffusion_model.state_dict()
         name = KEY.removeprefix("diffusion_model.")
         prefix = "model.diffusion_model."
-        self.assertTrue(torch.equal(saved[f"{prefix}out.2.weight"].to("cpu"), plain["out.2.weight"]))
+        self.assertTrue(
+            torch.equal(saved[f"{prefix}out.2.weight"].to("cpu"), plain["out.2.weight"])
+        )
         self.assertFalse(torch.equal(saved[prefix + name].to("cpu"), plain[name]))
 
 
@@ -290,9 +292,11 @@ class Trap9Patches(unittest.TestCase):
         bias = {"key": KEY.replace("weight", "bias"), "shape": (4,), "base": torch.arange(4.0)}
         difference = (0.5, ("diff", (torch.ones(4),)), 1.0, None, None)
         self.assertEqual(self.parts(difference, **bias), [(0.5, ["bias"])])
-        (found, strength), = self.resolve((0.0, (None,), 2.0, None, None), difference, **bias)
-        (_, make), = found.parts()
-        self.assertEqual((strength, make()["unet.layer.bias"].tolist()), (1.0, [0.5, 1.5, 2.5, 3.5]))
+        ((found, strength),) = self.resolve((0.0, (None,), 2.0, None, None), difference, **bias)
+        ((_, make),) = found.parts()
+        self.assertEqual(
+            (strength, make()["unet.layer.bias"].tolist()), (1.0, [0.5, 1.5, 2.5, 3.5])
+        )
         self.assertEqual(self.parts(difference, **{**bias, "key": KEY}), [(0.5, ["gain"])])
 
     def test_what_the_daemon_cannot_do_is_named(self):
@@ -316,12 +320,19 @@ class Trap9Patches(unittest.TestCase):
         self.assertEqual(strength, 1.0)
         layer = "unet.input_blocks.1.1.transformer_blocks.0.attn1"
         self.assertAlmostEqual(made[f"{layer}.to_q.multiply"].item(), 0.5)
-        every = {n: e for f, _ in daemon.runs[0].loras for _, make in f.parts() for n, e in make().items()}
+        every = {
+            n: e
+            for f, _ in daemon.runs[0].loras
+            for _, make in f.parts()
+            for n, e in make().items()
+        }
         self.assertLess(every[f"{layer}.to_out.0.bias"].abs().max().item(), 0.1)
         self.assertGreater(every[f"{layer}.to_out.0.bias"].abs().max().item(), 0.0)
 
     def test_an_adapter_of_a_wrong_shape_is_left_out_as_comfyui_does(self):
-        wrong = formats.LoRAAdapter(set(), (torch.randn(320, 4), torch.randn(4, 9), None, None, None, None))
+        wrong = formats.LoRAAdapter(
+            set(), (torch.randn(320, 4), torch.randn(4, 9), None, None, None, None)
+        )
         with self.assertLogs(level="ERROR"):
             self.assertEqual(self.resolve((1.0, wrong, 1.0, None, None)), [])
 
@@ -338,7 +349,9 @@ class Trap10ShapesAndTimes(unittest.TestCase):
         base, daemon = p.fake_model()
         area = p.cond(area=("percentage", 0.53, 0.37, 0.1, 0.2), strength=1.0)
         p.sample(base, steps=1, side=33, positive=p.cond(154) + area)
-        shapes = {(tuple(run.own["x"].shape[2:]), run.shared["context"].shape[1]) for run in daemon.runs}
+        shapes = {
+            (tuple(run.own["x"].shape[2:]), run.shared["context"].shape[1]) for run in daemon.runs
+        }
         self.assertIn(((33, 33), 154), shapes)
         self.assertIn(((17, 12), 77), shapes)
 
@@ -371,7 +384,10 @@ class Trap10ShapesAndTimes(unittest.TestCase):
 
         class Control(comfy.controlnet.ControlBase):
             def get_control(self, x, t, cond, batched, options):
-                made = {"middle": [torch.ones(x.shape[0], 320, 4, 4)], "output": [torch.ones(1)] * 5}
+                made = {
+                    "middle": [torch.ones(x.shape[0], 320, 4, 4)],
+                    "output": [torch.ones(1)] * 5,
+                }
                 return self.control_merge(made, None, None)
 
             def copy(self):
@@ -409,7 +425,9 @@ class Trap10ShapesAndTimes(unittest.TestCase):
             raise LunaError("CONNECTION_LOST", "gone")
 
         daemon.answer = fail
-        with self.assertRaisesRegex(RuntimeError, r"Daemon is not running. Start it with: npx luna serve"):
+        with self.assertRaisesRegex(
+            RuntimeError, r"Daemon is not running. Start it with: npx luna serve"
+        ):
             p.sample(base)
 
 
