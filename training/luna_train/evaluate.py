@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .captions import Captions
 from .config import ASSETS, CONTEXT, LATENT, SCALE, SEED, STYLES
 from .data import load_entries
 from .diffusion import sample
@@ -101,7 +100,7 @@ def load_lora(model: Model, path, recipe, strength=1.0):
             adapted.up.weight.copy_(up.float() * strength)
 
 
-def style_share(latents, entries) -> dict:
+def style_shares(latents) -> dict:
     """Which style the nearest of all flat and styled pictures has, as shares."""
     pools = {"flat": load_latents()} | {style: load_latents(style) for style in STYLES}
     labels = [style for style, pool in pools.items() for _ in range(len(pool))]
@@ -130,7 +129,7 @@ def evaluate(folder=ASSETS, styles=True):
         styled = Model(folder / CHECKPOINT)
         load_lora(styled, folder / "loras" / f"{recipe.style}.safetensors", recipe)
         chosen = random.Random(SEED).sample(entries, STYLED)
-        shares = style_share(styled.latents([entry["name"] for entry in chosen]), chosen)
-        append_log(f"evaluate: {recipe.style}: nearest picture has this style for {shares[recipe.style]:.1%} of {STYLED}")
+        share = style_shares(styled.latents([entry["name"] for entry in chosen]))[recipe.style]
+        append_log(f"evaluate: {recipe.style}: the nearest picture has this style for {share:.1%} of {STYLED} names")
         rows.append(styled.pictures(styled.latents(list(SHEET), seed=1)))
     save_sheet(rows, folder / "sheet.png")

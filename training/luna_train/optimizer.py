@@ -9,7 +9,12 @@ import torch
 from .parallel import in_parallel
 
 MOMENTUM = 0.95
-NEWTON_SCHULZ = ((4.0848, -6.8946, 2.9270), (3.9505, -6.3029, 2.6377), (3.7418, -5.5913, 2.3037), (2.8769, -3.1427, 1.2046))  # fmt: skip
+NEWTON_SCHULZ = (
+    (4.0848, -6.8946, 2.9270),
+    (3.9505, -6.3029, 2.6377),
+    (3.7418, -5.5913, 2.3037),
+    (2.8769, -3.1427, 1.2046),
+)
 
 
 def orthogonal(matrix: torch.Tensor) -> torch.Tensor:

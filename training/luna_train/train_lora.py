@@ -13,7 +13,7 @@ from .lora import RECIPES, Recipe, attach
 from .parallel import set_gradients
 from .train_unet import draw_parts, load_latents, load_nets, part_loss, picture_order
 
-SAVE_EVERY = 100
+SAVE_EVERY = 50
 
 
 def final_file(style: str):

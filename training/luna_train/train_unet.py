@@ -125,7 +125,8 @@ def train_unet():
         optimizer.load_state_dict(state["optimizer"])
         step, elapsed, loss_mean = state["step"], state["elapsed"], state["loss"]
     sizes = [sum(parameter.numel() for parameter in net.parameters()) for net in (nets.unet, nets.text)]
-    append_log(f"unet: {sizes[0]} parameters, text {sizes[1]} ({captions.size} tokens), {len(latents)} pictures, step {step}")
+    what = f"{sizes[0]} parameters, text {sizes[1]} ({captions.size} tokens), {len(latents)} pictures"
+    append_log(f"unet: {what}, from step {step} to {UNET_STEPS}")
     started = time.time() - elapsed
     while step < UNET_STEPS:
         torch.manual_seed(SEED + step)  # a resumed run draws what an unbroken one would
