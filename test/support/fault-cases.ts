@@ -2,6 +2,7 @@
 
 import { rm } from "node:fs/promises";
 import { createServer } from "node:net";
+import { setTimeout as wait } from "node:timers/promises";
 import { expect } from "vitest";
 import { startAndAwait } from "../../src/cli/child-process.ts";
 import { type DaemonModel, type LunaClient, openModels } from "../../src/client/index.ts";
@@ -14,7 +15,9 @@ export type FaultCase = Readonly<{
   /** Pictures of each client, and their steps. */
   each: number;
   steps: number;
+  /** From the moment the last death was healed to the next kill. */
   pauseMs: readonly [number, number];
+  killsMax?: number;
 }>;
 
 function kill(pid: number): void {
@@ -36,16 +39,25 @@ const largest = (ones: readonly Float32Array[], others: readonly Float32Array[])
  * kill -9 of the engine at random moments. With one row a run the pictures are the same bytes;
  * in shared runs company changes the order of sums, so they are near.
  */
-export async function killEngine(batchRows: string, { each, steps, pauseMs }: FaultCase) {
+export async function killEngine(batchRows: string, scenario: FaultCase) {
+  const { each, steps, pauseMs, killsMax: countMax } = scenario;
   const daemon = await startRealDaemon({ "batch-rows": batchRows });
   try {
     const names = Array.from({ length: CLIENTS }, (_, index) => `client ${index}`);
     const models = await Promise.all(names.map((name) => daemon.model(name)));
     const calm = await makePictures(models, each, { steps });
-    const stop = disturb(async () => kill(await daemon.enginePid()), { seed: "engine", pauseMs });
+    const healed = () => daemon.events.filter(({ event }) => event === "engine.restarted").length;
+    const killOnce = async () => {
+      const before = healed();
+      kill(await daemon.enginePid());
+      while (healed() === before) await wait(10);
+    };
+    const stop = disturb(killOnce, {
+      ...{ seed: "engine", pauseMs },
+      ...(countMax ? { countMax } : {}),
+    });
     const stormy = await makePictures(models, each, { steps }).finally(stop);
-    const kills = daemon.events.filter(({ event }) => event === "engine.restarted").length;
-    return { pictures: stormy.length, kills, largest: largest(calm, stormy) };
+    return { pictures: stormy.length, kills: healed(), largest: largest(calm, stormy) };
   } finally {
     await daemon.close();
   }
@@ -61,7 +73,8 @@ function freePort(): Promise<number> {
 }
 
 /** kill -9 of a supervised daemon: clients come back by themselves, no picture is lost. */
-export async function killDaemon({ each, steps, pauseMs }: FaultCase) {
+export async function killDaemon(scenario: FaultCase) {
+  const { each, steps, pauseMs, killsMax: countMax } = scenario;
   const folder = await tinyModels();
   const port = await freePort();
   const flags = ["--port", String(port), "--socket", "off", "--models", folder, "--threads", "1"];
@@ -88,7 +101,7 @@ export async function killDaemon({ each, steps, pauseMs }: FaultCase) {
         pids.add(pid);
         kill(pid);
       },
-      { seed: "daemon", pauseMs },
+      { seed: "daemon", pauseMs, ...(countMax ? { countMax } : {}) },
     );
     const stormy = await makePictures(models, each, { steps }).finally(stop);
     return { pictures: stormy.length, kills: pids.size, largest: largest(calm, stormy) };

@@ -40,15 +40,21 @@ export async function makePictures(
   return (await Promise.all(series)).flat();
 }
 
-/** Calls `act` again and again, each time after a seeded pause, until the function returned is. */
+/**
+ * Calls `act` up to `countMax` times, each time after a seeded pause since the last was done, until
+ * the function returned is called.
+ */
 export function disturb(
   act: () => unknown,
-  { seed, pauseMs }: { seed: string; pauseMs: readonly [number, number] },
+  options: { seed: string; pauseMs: readonly [number, number]; countMax?: number },
 ): () => number {
+  const { seed, pauseMs, countMax = Number.POSITIVE_INFINITY } = options;
   const [least, most] = pauseMs;
+  let isOver = false;
   let count = 0;
-  let timer: NodeJS.Timeout;
+  let timer: NodeJS.Timeout | undefined;
   const next = (): void => {
+    if (isOver || count >= countMax) return;
     const share = ((seededValues(`${seed}${count}`, 1)[0] ?? 0) + 1) / 2;
     timer = setTimeout(
       async () => {
@@ -61,6 +67,7 @@ export function disturb(
   };
   next();
   return () => {
+    isOver = true;
     clearTimeout(timer);
     return count;
   };
