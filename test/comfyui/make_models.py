@@ -48,10 +48,10 @@ NARROW_SD1 = {
     **SD1, "num_res_blocks": [2, 1], "channel_mult": [1, 1], "transformer_depth": [1, 0, 0],
     "transformer_depth_output": [0, 0, 0, 1, 0],
 }  # fmt: skip
-# 640 and 1280 channels, where FreeU acts.
+# Blocks of 640 and 1280 channels too, where FreeU acts.
 WIDE_SD1 = {
-    **SD1, "num_res_blocks": [1, 1], "channel_mult": [2, 4], "transformer_depth": [0, 1],
-    "transformer_depth_output": [0, 0, 0, 1],
+    **SD1, "num_res_blocks": [1, 1, 1], "channel_mult": [1, 2, 4], "transformer_depth": [0, 0, 1],
+    "transformer_depth_output": [0, 0, 0, 0, 0, 1],
 }  # fmt: skip
 # What ComfyUI takes for KOALA 700M, the family's smallest: depths 0, 2 and 5, here all 320 wide.
 NARROW_SDXL = {

@@ -5,7 +5,6 @@ import hashlib
 import json
 import sys
 import time
-from pathlib import Path
 
 import torch
 from cases import CASES, FULL_CASES
@@ -103,10 +102,15 @@ def line(row):
 
 
 def write(rows):
+    """Keeps the rows of cases that did not run this time."""
     REPORT.mkdir(exist_ok=True)
-    (REPORT / "matrix.json").write_text(json.dumps(rows, indent=1))
+    path = REPORT / "matrix.json"
+    known = {row["case"]: row for row in json.loads(path.read_text())} if path.exists() else {}
+    known.update((row["case"], row) for row in rows)
+    path.write_text(json.dumps(list(known.values()), indent=1))
     head = "| case | where | largest difference / scale | pixel | result |\n|---|---|---|---|---|\n"
-    Path(REPORT / "matrix.md").write_text(head + "\n".join(map(line, rows)) + "\n")
+    table = head + "\n".join(map(line, known.values())) + "\n"
+    (REPORT / "matrix.md").write_text(table)
 
 
 if __name__ == "__main__":
