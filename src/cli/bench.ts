@@ -67,9 +67,10 @@ export function benchTable(report: Report): string {
 
 export const bench: Command = {
   summary: `Measures this machine: ${Object.keys(SUITES).join(", ")}. Run it when nothing else runs.`,
-  usage: "[SUITE]... [--steps N] [--json]",
+  usage: "[SUITE]... [--steps N] [--quick] [--json]",
   settings: ["device", "threads"],
   options: {
+    quick: { type: "boolean", doc: "Only show that it all runs; no figures to quote." },
     steps: { type: "string", value: "N", doc: `Steps of the soak (default ${SOAK_STEPS}).` },
     json: JSON_OPTION,
   },
@@ -88,14 +89,19 @@ export const bench: Command = {
       `--${flagName(name)}`,
       String(config[name]),
     ]);
-    const bed = await BenchBed.open({ note, signal, engineFlags });
+    const bed = await BenchBed.open({
+      note,
+      signal,
+      engineFlags,
+      isQuick: values["quick"] === true,
+    });
     const report: Record<string, Figures> = { machine: machine() };
     try {
       for (const name of names) {
         const suite = SUITES[name];
         if (suite === undefined) continue;
         note(`${name} ...`);
-        report[suite.key] = await suite.run(bed, { steps });
+        report[suite.key] = await suite.run(bed, { steps: bed.amount(steps) });
       }
     } finally {
       await bed.close();

@@ -27,11 +27,11 @@ export async function batching(bed: BenchBed): Promise<Figures> {
       alone: await open(daemons.alone.url),
     };
     const rates = { measured: [] as number[], alone: [] as number[] };
-    await rateOf(models.measured, { side }, WARM_UP_MS);
-    await rateOf(models.alone, { side }, TURN_MS);
+    await rateOf(models.measured, { side }, bed.amount(WARM_UP_MS));
+    await rateOf(models.alone, { side }, bed.amount(TURN_MS));
     for (let turn = 0; turn < TURNS; turn++) {
       for (const way of ["measured", "alone"] as const) {
-        rates[way].push(await rateOf(models[way], { side }, TURN_MS));
+        rates[way].push(await rateOf(models[way], { side }, bed.amount(TURN_MS)));
       }
     }
     const [measured, alone] = [median(rates.measured), median(rates.alone)];

@@ -24,12 +24,15 @@ export type BenchDaemon = Readonly<{
   stop: () => Promise<void>;
 }>;
 
+const QUICK_SHARE = 0.05;
+
 export type Step = Readonly<{ side: number; rows?: number; seed?: number }>;
 
 export class BenchBed {
   readonly folder: string;
   readonly note: (line: string) => void;
   readonly signal: AbortSignal;
+  readonly #share: number;
   readonly #engineFlags: readonly string[];
   readonly #owned: { close: () => Promise<unknown> }[] = [];
   readonly #written = new Set<string>();
@@ -38,6 +41,7 @@ export class BenchBed {
     this.folder = folder;
     this.note = options.note;
     this.signal = options.signal;
+    this.#share = options.isQuick ? QUICK_SHARE : 1;
     this.#engineFlags = options.engineFlags;
   }
 
@@ -45,6 +49,11 @@ export class BenchBed {
     const folder = await mkdtemp(join(tmpdir(), "luna-bench-"));
     for (const kind of ["diffusion_models", "loras"]) await mkdir(join(folder, kind));
     return new BenchBed(folder, options);
+  }
+
+  /** So many steps or ms as a full measurement takes; a quick one takes a part. */
+  amount(full: number): number {
+    return Math.max(1, Math.ceil(full * this.#share));
   }
 
   /** Writes a model of that shape unless it is there; its name. */
@@ -89,6 +98,8 @@ export class BenchBed {
 }
 
 type BedOptions = Readonly<{
+  /** Shows that everything runs, and no figure to quote. */
+  isQuick: boolean;
   note: (line: string) => void;
   signal: AbortSignal;
   engineFlags: readonly string[];

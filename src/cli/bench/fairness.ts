@@ -12,7 +12,9 @@ export async function fairness(bed: BenchBed): Promise<Figures> {
   const daemon = await bed.daemon();
   const small = await bed.model(daemon.url, name, "small");
   const large = await bed.model(daemon.url, name, "large");
-  const alone = median(await timeSteps(small, SMALL, { count: STEPS, warmUp: 20 }));
+  const alone = median(
+    await timeSteps(small, SMALL, { count: bed.amount(STEPS), warmUp: bed.amount(20) }),
+  );
   const inputs = stepInputs(large, LARGE);
   await large.forward(inputs);
   let isDone = false;
@@ -26,7 +28,7 @@ export async function fairness(bed: BenchBed): Promise<Figures> {
   })();
   const stalls: number[] = [];
   const smallInputs = stepInputs(small, SMALL);
-  for (let n = 0; n < STEPS; n++) {
+  for (let n = 0; n < bed.amount(STEPS); n++) {
     // At any moment of the large client's runs.
     await wait((n * 37) % 50);
     const beginMs = performance.now();

@@ -48,10 +48,10 @@ export async function loraMix(bed: BenchBed): Promise<Figures> {
     none: await open(() => undefined),
   };
   const rates = { mixed: [] as number[], same: [] as number[], none: [] as number[] };
-  for (const models of Object.values(ways)) await rateOf(models, STEP, WARM_UP_MS);
+  for (const models of Object.values(ways)) await rateOf(models, STEP, bed.amount(WARM_UP_MS));
   for (let turn = 0; turn < TURNS; turn++) {
     for (const way of ["mixed", "same", "none"] as const) {
-      rates[way].push(await rateOf(ways[way], STEP, TURN_MS));
+      rates[way].push(await rateOf(ways[way], STEP, bed.amount(TURN_MS)));
     }
   }
   await daemon.stop();
@@ -85,13 +85,13 @@ export async function loraSwitch(bed: BenchBed): Promise<Figures> {
   const timed = async (model: DaemonModel, into: number[], n: number) => {
     const beginMs = performance.now();
     await model.forward(inputs);
-    if (n >= 50) into.push(performance.now() - beginMs);
+    if (n >= bed.amount(50)) into.push(performance.now() - beginMs);
   };
-  for (let n = 0; n < 450; n++) {
+  for (let n = 0; n < bed.amount(450); n++) {
     await timed(none, times.none, n);
     await timed(n % 2 ? first : second, times.turns, n);
   }
-  for (let n = 0; n < 450; n++) await timed(first, times.stays, n);
+  for (let n = 0; n < bed.amount(450); n++) await timed(first, times.stays, n);
   const fresh = await with_("large.safetensors");
   const [firstMs = 0] = await timeSteps(fresh, STEP, { count: 1 });
   const steadyMs = median(await timeSteps(fresh, STEP, { count: 50 }));
