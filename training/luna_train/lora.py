@@ -69,7 +69,8 @@ def replace(root: nn.Module, name: str, recipe: Recipe) -> Adapted:
 
 def attach(nets, recipe: Recipe) -> dict:
     """Freeze `nets`, put adapters in, and return them by (net, name): ("unet" | "text", module name)."""
-    nets.requires_grad_(False)
+    for net in (nets.unet, nets.text):
+        net.requires_grad_(False)
     targets = [("unet", name) for name, module in nets.unet.named_modules() if wanted(name, module, recipe)]
     if recipe.text:
         targets += [("text", name) for name, module in nets.text.named_modules() if isinstance(module, nn.Linear)]

@@ -20,7 +20,7 @@ from .train_vae import as_tensor, picture_loss, report_errors, to_unit
 from .vae import AutoencoderKL
 
 SAVE_EVERY = 50
-NOISE = 0.05  # of the latents' deviation
+NOISE = 0.2  # of the latents' deviation
 PARTIAL = WORK / "vae-decoder-partial.pt"
 FINAL = WORK / "vae-final.pt"
 
