@@ -83,7 +83,10 @@ async function answer(
       await target.unload(request.path, request.component);
       return { result: { type: "unload" } };
     case "run": {
-      const items = decodeItems(request, tensors, target.loras);
+      const items = decodeItems(request, tensors, {
+        factors: target.loras,
+        shared: target.sharedTensors,
+      });
       const { outputs, engineMs } = await target.run(request.path, request.component, items);
       const warnings = outputs.map((output) => ({ warnings: output.warnings }));
       return {

@@ -46,7 +46,7 @@ export interface EngineChild {
   readonly chosen: Chosen;
   /** As of the last answer. */
   readonly facts: ChildFacts;
-  /** Digests of factors the process has been given. */
+  /** Digests of factors and shared tensors the process has been given. */
   readonly knownDigests: Set<string>;
   /** Resolves with the reason when the process has ended. */
   readonly exited: Promise<string>;

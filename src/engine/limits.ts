@@ -35,7 +35,11 @@ export const VAE_TILE_SIZE_MIN = 8;
 export const VAE_TILE_SIZE_MAX = 1024;
 /** Batches (sizes, LoRA strengths) whose inputs are kept for one set of LoRAs, some 100 KB each. */
 export const SCALES_MAX = 16;
-/** Names of sent LoRA factors that are remembered; beyond it all are sent once more. */
+/** Tensors kept in the engine because they come with every step: SDXL's context has 0.6 MB a row. */
+export const SHARED_TENSOR_BYTES_MAX = 256 * 2 ** 20;
+/** A larger one crosses with every step: it would push out all others. */
+export const SHARED_TENSOR_BYTES_EACH_MAX = SHARED_TENSOR_BYTES_MAX / 4;
+/** Names of sent LoRA factors and shared tensors that are remembered; beyond it all are sent once more. */
 export const KNOWN_DIGESTS_MAX = 10_000;
 /** Digests of requests that are refused because they ended the engine twice, 64 bytes each. */
 export const POISONED_MAX = 1000;

@@ -20,7 +20,7 @@ import {
 } from "../lora/index.ts";
 import { parseSafetensors } from "../tensor/index.ts";
 import { ANNOUNCED_MAX, LORA_FILE_BYTES_MAX } from "./limits.ts";
-import type { FactorStore, Tensors } from "./messages.ts";
+import type { KeptByDigest, Tensors } from "./messages.ts";
 import { readRange } from "./model-folder.ts";
 import type { Overlay } from "./net.ts";
 import type { LoraUse } from "./port.ts";
@@ -46,7 +46,7 @@ const NO_PATCHES: Patches = new Map();
 /** A stack as one net uses it. */
 type Stack = Readonly<{ applied: readonly Applied[]; overlay?: Overlay }>;
 
-export class LoraStore implements FactorStore {
+export class LoraStore implements KeptByDigest<Tensors> {
   readonly #logger: Logger;
   readonly #parsed: LRUCache<string, ParsedLora>;
   readonly #sent: LRUCache<string, Tensors>;

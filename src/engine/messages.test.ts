@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { LunaError } from "../kernel/index.ts";
-import { fromFloat } from "../tensor/index.ts";
+import { fromFloat, type Tensor } from "../tensor/index.ts";
 import {
   decodeError,
   decodeItems,
@@ -10,6 +10,7 @@ import {
   encodeItems,
   encodeMessage,
   encodeOutputs,
+  type KeptByDigest,
   type ParentMessage,
   type Tensors,
 } from "./messages.ts";
@@ -29,7 +30,11 @@ const items: RunItem[] = [
     ],
   },
   {
-    tensors: new Map([["x", tensor(3)]]),
+    tensors: new Map([
+      ["x", tensor(3)],
+      ["context", tensor(5, 6)],
+    ]),
+    digests: new Map([["context", "sha256:cd"]]),
     tile: { size: 64, overlap: 8 },
     loras: [
       { source: { type: "factors", digest: "sha256:ab/unet", tensors: factors }, strength: 2 },
@@ -38,7 +43,21 @@ const items: RunItem[] = [
   },
 ];
 
-function overThePipe(isKnown: (digest: string) => boolean, store: Map<string, Tensors>) {
+type Store = Readonly<{ factors: Map<string, Tensors>; shared: Map<string, Tensor> }>;
+const emptyStore = (): Store => ({ factors: new Map(), shared: new Map() });
+
+function keptIn<T>(map: Map<string, T>): KeptByDigest<T> {
+  return {
+    keep: (digest, value) => void map.set(digest, value),
+    recall: (digest) => {
+      const known = map.get(digest);
+      if (known) return known;
+      throw new LunaError("TENSOR_UNKNOWN", digest);
+    },
+  };
+}
+
+function overThePipe(isKnown: (digest: string) => boolean, store: Store) {
   const { tensors, ...encoded } = encodeItems(items, isKnown);
   const request = { type: "run", path: "/m", component: "unet", ...encoded } as const;
   const parts = encodeMessage({ type: "request", id: 1, request }, tensors);
@@ -47,12 +66,8 @@ function overThePipe(isKnown: (digest: string) => boolean, store: Map<string, Te
   if (decoded.message.type !== "request" || decoded.message.request.type !== "run")
     throw new Error();
   return decodeItems(decoded.message.request, decoded.tensors, {
-    keep: (digest, sent) => store.set(digest, sent),
-    recall: (digest) => {
-      const known = store.get(digest);
-      if (known) return known;
-      throw new LunaError("TENSOR_UNKNOWN", digest);
-    },
+    factors: keptIn(store.factors),
+    shared: keptIn(store.shared),
   });
 }
 
@@ -64,13 +79,14 @@ const plain = (value: unknown): unknown =>
     }),
   );
 
-test("items cross the pipe whole; factors are kept and then named only", () => {
-  const store = new Map<string, Tensors>();
+test("items cross the pipe whole; what goes by digest is kept and then named only", () => {
+  const store = emptyStore();
   expect(plain(overThePipe(() => false, store))).toEqual(plain(items));
-  expect([...store.keys()]).toEqual(["sha256:ab/unet", "empty"]);
-  expect(encodeItems(items, () => true).tensors.has("f0/layer.down")).toBe(false);
+  expect([...store.factors.keys()]).toEqual(["sha256:ab/unet", "empty"]);
+  expect([...store.shared.keys()]).toEqual(["sha256:cd"]);
+  expect([...encodeItems(items, () => true).tensors.keys()]).toEqual(["0/control.input.0", "1/x"]);
   expect(plain(overThePipe(() => true, store))).toEqual(plain(items));
-  expect(() => overThePipe(() => true, new Map())).toThrow(LunaError);
+  expect(() => overThePipe(() => true, emptyStore())).toThrow(LunaError);
 });
 
 test("outputs and errors cross the pipe whole", () => {

@@ -7,6 +7,7 @@ import assert from "node:assert/strict";
 import type { ErrorCode } from "../kernel/index.ts";
 import { LunaError } from "../kernel/index.ts";
 import { parseSafetensors, serializeSafetensorsParts, type Tensor } from "../tensor/index.ts";
+import { SHARED_TENSOR_BYTES_EACH_MAX } from "./limits.ts";
 import type { ComponentName, LoraUse, RunItem, RunOutput } from "./port.ts";
 import type { DeviceChoice, ProviderName } from "./providers.ts";
 
@@ -34,7 +35,13 @@ type WireLora = Readonly<{
   strength: number;
 }>;
 
-type WireItem = Readonly<Omit<RunItem, "tensors" | "loras"> & { loras: readonly WireLora[] }>;
+type WireItem = Readonly<
+  Omit<RunItem, "tensors" | "digests" | "loras"> & {
+    loras: readonly WireLora[];
+    /** Digests of tensors that are sent once, by name. */
+    shared?: Readonly<Record<string, string>>;
+  }
+>;
 
 export type Request =
   | Readonly<{ type: "load"; path: string; component: ComponentName }>
@@ -46,8 +53,12 @@ export type Request =
       items: readonly WireItem[];
       /** Digests of the LoRA factors that come with this frame. */
       factors: readonly string[];
+      /** Digests of the shared tensors that come with this frame. */
+      shared: readonly string[];
     }>
   | Readonly<{ type: "info" }>;
+
+type RunRequest = Extract<Request, { type: "run" }>;
 
 export type ParentMessage =
   | Readonly<{ type: "start"; version: number; options: ChildOptions }>
@@ -125,63 +136,92 @@ function groupByPrefix(tensors: Tensors): Map<string, Map<string, Tensor>> {
   return groups;
 }
 
-/** Splits items into fields and tensors "<index>/<name>"; new factors are "f<index>/<name>". */
+/**
+ * Splits items into fields and tensors "<index>/<name>"; what goes by digest and is new stands
+ * apart: factors as "f<index>/<name>", shared tensors as "s<index>/".
+ */
 export function encodeItems(
   items: readonly RunItem[],
   isKnown: (digest: string) => boolean,
-): { items: readonly WireItem[]; factors: readonly string[]; tensors: Tensors } {
+): Pick<RunRequest, "items" | "factors" | "shared"> & { tensors: Tensors } {
   const tensors = new Map<string, Tensor>();
   const factors = new Set<string>();
-  const add = (prefix: string, own: Tensors): void => {
-    for (const [name, tensor] of own) tensors.set(`${prefix}/${name}`, tensor);
-  };
-  const wireItems = items.map(({ tensors: own, loras, ...fields }, index): WireItem => {
-    add(String(index), own);
+  const shared = new Set<string>();
+  const wireItems = items.map(({ tensors: own, digests, loras, ...fields }, index): WireItem => {
+    const names: Record<string, string> = {};
+    for (const [name, tensor] of own) {
+      const digest = digests?.get(name);
+      if (digest === undefined || tensor.bytes.byteLength > SHARED_TENSOR_BYTES_EACH_MAX) {
+        tensors.set(`${index}/${name}`, tensor);
+        continue;
+      }
+      names[name] = digest;
+      if (isKnown(digest) || shared.has(digest)) continue;
+      tensors.set(`s${shared.size}/`, tensor);
+      shared.add(digest);
+    }
     const wireLoras = loras.map(({ source, strength }): WireLora => {
       if (source.type === "file") return { source, strength };
       const { digest } = source;
       if (!isKnown(digest) && !factors.has(digest)) {
-        add(`f${factors.size}`, source.tensors);
+        for (const [name, tensor] of source.tensors)
+          tensors.set(`f${factors.size}/${name}`, tensor);
         factors.add(digest);
       }
       return { source: { type: "factors", digest }, strength };
     });
-    return { ...fields, loras: wireLoras };
+    return { ...fields, loras: wireLoras, ...(digests === undefined ? {} : { shared: names }) };
   });
-  return { items: wireItems, factors: [...factors], tensors };
+  return { items: wireItems, factors: [...factors], shared: [...shared], tensors };
 }
 
-/** Undoes `encodeItems`. Factors are kept with `keep`; those not in the frame come from `recall`. */
+/** Undoes `encodeItems`. What goes by digest is kept in `stores`; what is not in the frame comes from there. */
 export function decodeItems(
-  { items, factors }: Pick<Extract<Request, { type: "run" }>, "items" | "factors">,
+  { items, factors, shared }: Pick<RunRequest, "items" | "factors" | "shared">,
   tensors: Tensors,
-  store: FactorStore,
+  stores: { factors: KeptByDigest<Tensors>; shared: KeptByDigest<Tensor> },
 ): RunItem[] {
   const groups = groupByPrefix(tensors);
-  // Kept apart from the store: its budget may not hold all that one batch needs.
-  const sent = new Map<string, Tensors>();
-  for (const [index, digest] of factors.entries()) {
-    const own = groups.get(`f${index}`) ?? NO_TENSORS;
-    sent.set(digest, own);
-    store.keep(digest, own);
-  }
-  return items.map(({ loras, ...fields }, index) => ({
-    ...fields,
-    tensors: groups.get(String(index)) ?? NO_TENSORS,
-    loras: loras.map(({ source, strength }): LoraUse => {
+  const factorsOf = received(
+    factors,
+    stores.factors,
+    (index) => groups.get(`f${index}`) ?? NO_TENSORS,
+  );
+  const sharedOf = received(shared, stores.shared, (index) => groups.get(`s${index}`)?.get(""));
+  return items.map(({ loras, shared: names, ...fields }, index) => {
+    const own = new Map(groups.get(String(index)));
+    for (const [name, digest] of Object.entries(names ?? {})) own.set(name, sharedOf(digest));
+    const uses = loras.map(({ source, strength }): LoraUse => {
       if (source.type === "file") return { source, strength };
       const { digest } = source;
-      const own = sent.get(digest) ?? store.recall(digest);
-      return { source: { type: "factors", digest, tensors: own }, strength };
-    }),
-  }));
+      return { source: { type: "factors", digest, tensors: factorsOf(digest) }, strength };
+    });
+    const digests = names === undefined ? {} : { digests: new Map(Object.entries(names)) };
+    return { ...fields, tensors: own, ...digests, loras: uses };
+  });
 }
 
-/** Where the engine keeps factors that were sent. */
-export interface FactorStore {
-  keep(digest: string, factors: Tensors): void;
-  /** Throws TENSOR_UNKNOWN when they are not kept any more. */
-  recall(digest: string): Tensors;
+/** Keeps what a frame brings, and finds a value in the frame first: the store may not hold it all. */
+function received<T extends Tensor | Tensors>(
+  digests: readonly string[],
+  store: KeptByDigest<T>,
+  valueAt: (index: number) => T | undefined,
+): (digest: string) => T {
+  const sent = new Map<string, T>();
+  for (const [index, digest] of digests.entries()) {
+    const value = valueAt(index);
+    if (value === undefined) continue;
+    sent.set(digest, value);
+    store.keep(digest, value);
+  }
+  return (digest) => sent.get(digest) ?? store.recall(digest);
+}
+
+/** Where the engine keeps what was sent by digest. */
+export interface KeptByDigest<T> {
+  keep(digest: string, value: T): void;
+  /** Throws TENSOR_UNKNOWN when it is not kept any more. */
+  recall(digest: string): T;
 }
 
 export function encodeOutputs(outputs: readonly RunOutput[]): Tensors {

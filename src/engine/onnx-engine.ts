@@ -27,6 +27,7 @@ import { runUNet } from "./run-unet.ts";
 import { runVae } from "./run-vae.ts";
 import { type Runtime, runtimeError, toTensor } from "./runtime.ts";
 import { overlaidWeights, SessionSet } from "./session-set.ts";
+import { SharedTensors } from "./shared-tensors.ts";
 import { hasFeatures } from "./unet-features.ts";
 
 export type OnnxEngineOptions = Readonly<{
@@ -53,6 +54,7 @@ type LoadedNet = Omit<Net, "session" | "isFull">;
 export class OnnxEngine {
   readonly #options: OnnxEngineOptions;
   readonly #loras: LoraStore;
+  readonly sharedTensors = new SharedTensors();
   readonly #adapterFeeds: AdapterFeeds;
   readonly #loaded = new Map<string, Loaded>();
 

@@ -33,6 +33,8 @@ export type RunItem = Readonly<{
    * vae-decoder: latent [b, 4, h, w] (unscaled); vae-encoder: image [b, 3, h, w] in -1..1.
    */
   tensors: ReadonlyMap<string, Tensor>;
+  /** Content names of some of them: those that come with every step cross to the engine once. */
+  digests?: ReadonlyMap<string, string>;
   loras: readonly LoraUse[];
   /** clip-*: which hidden state, counted from the end as ComfyUI does (-1 last, -2 clip skip). */
   layer?: number;

@@ -158,7 +158,9 @@ export class SupervisedEngine implements Engine {
         if (child.knownDigests.size > KNOWN_DIGESTS_MAX) child.knownDigests.clear();
         const isKnown = (digest: string) => child.knownDigests.has(digest);
         const { tensors, ...encoded } = encodeItems(items, isKnown);
-        for (const digest of encoded.factors) child.knownDigests.add(digest);
+        for (const digest of [...encoded.factors, ...encoded.shared]) {
+          child.knownDigests.add(digest);
+        }
         return { request: { type: "run", path, component, ...encoded }, tensors };
       };
       const { result, tensors } = await this.#attemptRun(encode, { path, component }, items);

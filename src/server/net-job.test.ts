@@ -27,6 +27,12 @@ test("rows of a job are views of its tensors; one row of control stands for all"
   expect(values(tensors.get("timesteps"))).toEqual([1, 2]);
   expect(tensors.get("control.middle.0")?.shape).toEqual([1, 2, 1, 1]);
   expect(partItem({ job, range: { begin: 0, rows: 4 } })).toBe(job.item);
+  const named = { ...job, item: { ...job.item, digests: new Map([["x", "sha256:ab"]]) } };
+  const names = [0, 1].map((begin) => partItem({ job: named, range: { begin, rows: 1 } }).digests);
+  expect(names.map((each) => each?.get("x"))).toEqual([
+    "sha256:ab rows 0+1 of 4",
+    "sha256:ab rows 1+1 of 4",
+  ]);
 });
 
 test("results of all rows are the result of the job", () => {

@@ -30,7 +30,9 @@ export function buildJob({ request, inputs, loras, lease, standing }: JobParts):
   const { tensors, rows, rowsMax, rowCost, tokens, isSplittable, shapeKey } = inputs;
   const shape = { rows, rowsMax, rowCost, isSplittable, ...(tokens ? { tokens } : {}) };
   const batch = { ...standing, ...shape, model, path, component };
-  const item: RunItem = { tensors, loras };
+  const refs = Object.entries(request.refs ?? {});
+  const digests = refs.length === 0 ? {} : { digests: new Map(refs) };
+  const item: RunItem = { tensors, loras, ...digests };
   const batchKey = `${path} ${component} ${shapeKey}`;
   if (request.op === "model_forward") {
     const { features } = request;
@@ -51,10 +53,13 @@ export function buildJob({ request, inputs, loras, lease, standing }: JobParts):
 export function partItem({ job, range }: Part<NetJob>): RunItem {
   const { item, rows } = job;
   if (range.rows === rows) return item;
+  const { digests } = item;
+  const part = `rows ${range.begin}+${range.rows} of ${rows}`;
+  const named = Array.from(digests ?? [], ([name, digest]) => [name, `${digest} ${part}`] as const);
   const tensors: Tensors = new Map(
     Array.from(item.tensors, ([name, tensor]) => [name, sliceRows(tensor, rows, range)]),
   );
-  return { ...item, tensors };
+  return { ...item, tensors, ...(digests && { digests: new Map(named) }) };
 }
 
 /** A control of one row stands for all rows. */
