@@ -1,7 +1,7 @@
 """
 What a workflow has put on one weight, as the daemon takes it (docs/protocol.md, section 5): for each
 layer some of the parts down, up (low rank), bias, gain, multiply, a1, a2 (GLoRA), dora_row,
-dora_column, diff, set, oft, boft, with the strength apart. `weights` of ComfyUI's adapters are
+dora_column, dora_factor, diff, set, oft, boft, with the strength apart. `weights` of ComfyUI's adapters are
 tuples whose places are theirs; o outputs, i inputs, k kernel side, r rank.
 """
 
@@ -13,8 +13,6 @@ from .errors import Unsupported
 
 # The daemon's limit (src/lora/limits.ts): more than that costs more than the layer itself.
 RANK_MAX = 1024
-# Parts that change the weight as a whole; DoRA does not go with them.
-_DENSE = {"diff", "set", "oft", "boft"}
 
 
 def parts_of(key, value, shape, is_bypass=False):
@@ -30,10 +28,7 @@ def parts_of(key, value, shape, is_bypass=False):
         raise Unsupported(f"{_LABELS.get(name, name)} on {key}")
     if is_bypass and name not in _SUMS:
         raise Unsupported(f"A bypass {_LABELS[name]} on {key}")
-    parts = make(key, value.weights, shape, is_bypass)
-    if any(each.startswith("dora_") for each in parts) and not _DENSE.isdisjoint(parts):
-        raise Unsupported(f"{_LABELS[name]} with DoRA on {key}")
-    return parts
+    return make(key, value.weights, shape, is_bypass)
 
 
 def _tuple_parts(key, value, shape):
@@ -120,7 +115,7 @@ def _oft(key, weights, shape, is_bypass):
     """Orthogonal blocks; ComfyUI leaves `rescale` of OFT out, and its limit on the blocks' skew part
     is applied here."""
     blocks, _, alpha, dora = weights
-    return {"oft": _limited(_f32(blocks), alpha or 0), **_magnitude(dora, shape, is_bypass)}
+    return _orthogonal("oft", blocks, alpha or 0, _magnitude(dora, shape, is_bypass))
 
 
 def _boft(key, weights, shape, is_bypass):
@@ -133,7 +128,7 @@ def _boft(key, weights, shape, is_bypass):
     stages, _, size, _ = blocks.shape
     if shape[0] % (2**stages * (size // 2)):
         raise ValueError(f"{stages} stages of blocks of {size} do not fit {tuple(shape)}")
-    return {"boft": _limited(_f32(blocks), alpha), **_magnitude(dora, shape, is_bypass)}
+    return _orthogonal("boft", blocks, alpha, _magnitude(dora, shape, is_bypass))
 
 
 def _limited(blocks, limit):
@@ -148,6 +143,14 @@ def _magnitude(dora, shape, is_bypass):
         return {}
     axis = "dora_row" if dora.shape[0] == shape[0] else "dora_column"
     return {axis: _f32(dora).reshape(-1)}
+
+
+def _orthogonal(name, blocks, limit, magnitude):
+    """ComfyUI multiplies DoRA's delta by the limit too: without one only the norms are left."""
+    if magnitude and limit == 0:
+        return magnitude
+    factor = {"dora_factor": torch.tensor([float(limit)])} if magnitude else {}
+    return {name: _limited(_f32(blocks), limit), **magnitude, **factor}
 
 
 def _pair(key, up, down, scale, shape):

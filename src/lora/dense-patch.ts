@@ -7,11 +7,22 @@ export function applyDense(
   patch: DensePatch,
   strength: number,
 ): Float32Array {
+  if (patch.type === "replacement") return patch.values; // ComfyUI heeds no strength here.
+  const delta = denseDelta(weight, patch, strength);
+  return weight.map((value, i) => value + strength * (delta[i] as number));
+}
+
+/**
+ * What the strength scales. Those of OFT and BOFT hold it already: ComfyUI applies it a second time.
+ */
+export function denseDelta(
+  weight: Float32Array,
+  patch: Exclude<DensePatch, { type: "replacement" }>,
+  strength: number,
+): Float32Array {
   switch (patch.type) {
     case "difference":
-      return weight.map((value, i) => value + strength * (patch.values[i] as number));
-    case "replacement":
-      return patch.values; // ComfyUI heeds no strength here.
+      return patch.values;
     case "oft":
       return rotateBlocks(weight, patch, strength);
     case "boft":
@@ -19,19 +30,19 @@ export function applyDense(
   }
 }
 
-/** W + s^2 (R - I)^T W, block by block: ComfyUI applies the strength twice. */
+/** s (R - I)^T W, block by block. */
 function rotateBlocks(
   weight: Float32Array,
   { rotations, count, size }: Extract<DensePatch, { type: "oft" }>,
   strength: number,
 ): Float32Array {
   const columns = weight.length / (count * size);
-  const result = weight.slice();
+  const result = new Float32Array(weight.length);
   for (let k = 0; k < count; k++) {
     for (let m = 0; m < size; m++) {
       const to = (k * size + m) * columns;
       for (let n = 0; n < size; n++) {
-        const factor = strength * strength * (rotations[(k * size + n) * size + m] as number);
+        const factor = strength * (rotations[(k * size + n) * size + m] as number);
         addRow(result, to, { weight, from: (k * size + n) * columns, factor, columns });
       }
     }
@@ -52,7 +63,7 @@ function addRow(
 }
 
 /**
- * W + s (B W - W), B the product of the stages I + s (R - I), each over rows in another order: in
+ * B W - W, B the product of the stages I + s (R - I), each over rows in another order: in
  * stage i, rows that lie k = 2^i size / 2 apart meet in one block.
  */
 function butterfly(
@@ -81,7 +92,7 @@ function butterfly(
   return weight.map((value, i) => {
     const scale =
       rescale === undefined ? 1 : (rescale[Math.floor(i / columns) % rescale.length] as number);
-    return value + strength * ((current[i] as number) * scale - value);
+    return (current[i] as number) * scale - value;
   });
 }
 

@@ -70,6 +70,8 @@ test("parts beside up and down: DoRA, GLoRA, scales, shifts and whole weights", 
     "a.bias": floats(6),
     "b.multiply": floats(1),
     "b.oft": floats(2, 3, 3),
+    "b.dora_row": floats(6),
+    "b.dora_factor": floats(1),
     "n.gain": floats(4),
   });
   expect(patches.get("a")).toMatchObject({
@@ -82,12 +84,14 @@ test("parts beside up and down: DoRA, GLoRA, scales, shifts and whole weights", 
     rank: 0,
     multiply: 0.5,
     dense: { type: "oft", count: 2, size: 3 },
+    magnitude: { axis: "row", deltaFactor: 0.5 },
   });
   expect(patches.get("n")?.gain).toHaveLength(4);
   for (const wrong of [
     { "a.dora_row": floats(4) },
     { "a.a1": floats(4, 3) },
     { "a.diff": floats(6, 5) },
+    { "a.set": floats(6, 4), "a.dora_row": floats(6) },
     { "a.oft": floats(2, 2, 2) },
     { "a.boft": floats(3, 3, 2, 2) },
     { "n.up": floats(1, 4), "n.down": floats(1, 4) },

@@ -7,8 +7,8 @@ import { isFinite32 } from "./matrix.ts";
 import type { DensePatch, LayerPatch } from "./types.ts";
 
 const SIDES = [
-  ...["down", "up", "bias", "gain", "multiply", "a1", "a2", "dora_row", "dora_column"],
-  ...["diff", "set", "oft", "boft"],
+  ...["down", "up", "bias", "gain", "multiply", "a1", "a2", "diff", "set", "oft", "boft"],
+  ...["dora_row", "dora_column", "dora_factor"],
 ] as const;
 type Side = (typeof SIDES)[number];
 
@@ -58,11 +58,9 @@ class LayerReader {
     const multiply = this.#values("multiply", [1])?.[0];
     const inner = this.#inner();
     const dense = this.#dense(outputs * inputs * taps);
-    const row = this.#values("dora_row", [outputs]);
-    const column = this.#values("dora_column", [inputs]);
-    const values = row ?? column;
-    if (dense !== undefined && values !== undefined) {
-      throw malformed(`Factors of "${this.#target.name}" are dense and DoRA, which is not served.`);
+    const magnitude = this.#magnitude();
+    if (dense?.type === "replacement" && magnitude !== undefined) {
+      throw malformed(`Factors of "${this.#target.name}" replace the weight and are DoRA too.`);
     }
     return {
       ...this.#pair(inputs * taps),
@@ -70,7 +68,7 @@ class LayerReader {
       ...(multiply !== undefined && { multiply }),
       ...(inner && { inner }),
       ...(dense && { dense }),
-      ...(values && { magnitude: { axis: row ? "row" : "column", values } }),
+      ...(magnitude && { magnitude }),
     };
   }
 
@@ -98,6 +96,16 @@ class LayerReader {
       a1: this.#needed("a1", [inputs, rank]),
       a2: this.#needed("a2", [rank, inputs]),
     };
+  }
+
+  #magnitude(): LayerPatch["magnitude"] {
+    const { inputs, outputs } = this.#target;
+    const row = this.#values("dora_row", [outputs]);
+    const values = row ?? this.#values("dora_column", [inputs]);
+    const deltaFactor = this.#values("dora_factor", [1])?.[0];
+    if (values === undefined) return undefined;
+    const factor = deltaFactor === undefined ? {} : { deltaFactor };
+    return { axis: row ? "row" : "column", values, ...factor };
   }
 
   #dense(count: number): DensePatch | undefined {

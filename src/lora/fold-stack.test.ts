@@ -83,7 +83,7 @@ test.each(names)("%s is the weight ComfyUI makes", async (name) => {
 });
 
 test("every kind is there", () => {
-  expect(names.length).toBe(29);
+  expect(names.length).toBe(36);
 });
 
 test("a strength of 0 is no adapter, and adapters that add up stay apart", async () => {

@@ -5,15 +5,16 @@
  * a whole new weight.
  */
 import type { AdapterTarget } from "../graph/index.ts";
-import { applyDense } from "./dense-patch.ts";
+import { applyDense, denseDelta } from "./dense-patch.ts";
 import {
   applyLowRank,
+  applyMagnitude,
   isOrderDependent,
   resolvePatch,
   scaleInputs,
   scaleOutputs,
 } from "./resolve-patch.ts";
-import type { Applied, LayerPatch, LowRank } from "./types.ts";
+import type { Applied, DensePatch, LayerPatch, LowRank } from "./types.ts";
 
 export type Patches = ReadonlyMap<string, LayerPatch>;
 
@@ -119,7 +120,11 @@ function foldLayer(
     }
     if (patch.dense !== undefined) {
       weight ??= applyLowRank(base, change, { strength: 1, target });
-      weight = applyDense(weight, patch.dense, strength);
+      weight = applyWhole(
+        weight,
+        { dense: patch.dense, magnitude: patch.magnitude },
+        { strength, target },
+      );
       continue;
     }
     const current = (): Float32Array =>
@@ -134,6 +139,18 @@ function foldLayer(
     change: { rank: 0, down: new Float32Array(0), up: new Float32Array(0), ...vectors },
     weight,
   };
+}
+
+function applyWhole(
+  weight: Float32Array,
+  { dense, magnitude }: Readonly<{ dense: DensePatch; magnitude: LayerPatch["magnitude"] }>,
+  { strength, target }: Readonly<{ strength: number; target: AdapterTarget }>,
+): Float32Array {
+  if (magnitude === undefined || dense.type === "replacement") {
+    return applyDense(weight, dense, strength);
+  }
+  const delta = denseDelta(weight, dense, strength);
+  return applyMagnitude(weight, delta, { magnitude, strength, target });
 }
 
 function sumOf(list: readonly Entry[], part: "bias" | "gain"): Float32Array | undefined {

@@ -110,11 +110,13 @@ function matrixPatch(
 function magnitudeOf(parts: Parts, target: AdapterTarget): Pick<LayerPatch, "magnitude"> {
   const found = parts.get("dora_scale");
   if (found === undefined || isNorm(target)) return {};
-  if (parts.has("oft_blocks"))
-    throw malformed(parts, "is an OFT with DoRA, which is not supported");
+  // The alpha of OFT and BOFT is a limit on their blocks; ComfyUI multiplies DoRA's delta by it too.
+  const limit = parts.has("oft_blocks")
+    ? { deltaFactor: parts.has("alpha") ? alphaScale(parts, 1) : 0 }
+    : {};
   const axis = found.tensor.shape[0] === target.outputs ? "row" : "column";
   const count = axis === "row" ? target.outputs : target.inputs;
-  return { magnitude: { axis, values: vector(parts, "dora_scale", count) } };
+  return { magnitude: { axis, values: vector(parts, "dora_scale", count), ...limit } };
 }
 
 /**

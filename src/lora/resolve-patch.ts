@@ -3,7 +3,8 @@
  *   GLoRA  delta = W a1 a2 + up^T down, low rank once W is known
  *   DoRA   W' = W + s (D (W + delta) - W), D = magnitude / (norm + eps); the norm is that of W's rows,
  *          or of the columns of W + delta
- * so that all of them become one LowRank with its strength apart. Weights are [outputs, inputs * taps].
+ * so that all of them become one LowRank with its strength apart, unless the delta is dense. Weights
+ * are [outputs, inputs * taps].
  */
 import type { AdapterTarget } from "../graph/index.ts";
 import type { LayerPatch, LowRank } from "./types.ts";
@@ -29,12 +30,42 @@ export function resolvePatch(
   const found = { rank, down, up, ...(bias && { bias }) };
   if (magnitude === undefined) return found;
   const { axis, values } = magnitude;
-  const norms = axis === "row" ? rowNorms(weight, target) : columnNorms(weight, found, target);
-  const scale = values.map((value, i) => value / ((norms[i] ?? 0) + EPSILON));
+  const norms =
+    axis === "row"
+      ? rowNorms(weight, target)
+      : columnNorms(applyLowRank(weight, found, { strength: 1, target }), target);
+  const scale = perNorm(values, norms);
   const change = scale.map((value) => value - 1);
   if (axis === "row") return { ...found, row: change, up: scaleOutputs(up, scale) };
   return { ...found, column: change, down: scaleInputs(down, scale, tapsOf(target)) };
 }
+
+/** DoRA of a dense delta: the weight it makes of `weight`, a new array. */
+export function applyMagnitude(
+  weight: Float32Array,
+  delta: Float32Array,
+  { magnitude, strength, target }: DoraOptions,
+): Float32Array {
+  const { axis, values, deltaFactor = 1 } = magnitude;
+  const changed = weight.map((value, i) => value + deltaFactor * (delta[i] as number));
+  const norms = axis === "row" ? rowNorms(weight, target) : columnNorms(changed, target);
+  const scale = perNorm(values, norms);
+  const columns = weight.length / target.outputs;
+  const taps = tapsOf(target);
+  return weight.map((value, i) => {
+    const place = axis === "row" ? Math.floor(i / columns) : Math.floor((i % columns) / taps);
+    return value + strength * ((scale[place] as number) * (changed[i] as number) - value);
+  });
+}
+
+type DoraOptions = Readonly<{
+  magnitude: NonNullable<LayerPatch["magnitude"]>;
+  strength: number;
+  target: AdapterTarget;
+}>;
+
+const perNorm = (values: Float32Array, norms: Float64Array): Float32Array =>
+  values.map((value, i) => value / ((norms[i] ?? 0) + EPSILON));
 
 /** up [rank, outputs] with each output scaled. */
 export function scaleOutputs(up: Float32Array, scale: Float32Array): Float32Array {
@@ -93,14 +124,13 @@ function rowNorms(weight: Float32Array, { outputs }: AdapterTarget): Float64Arra
   return norms;
 }
 
-function columnNorms(weight: Float32Array, change: LowRank, target: AdapterTarget): Float64Array {
+function columnNorms(weight: Float32Array, target: AdapterTarget): Float64Array {
   const taps = tapsOf(target);
   const columns = target.inputs * taps;
-  const sum = applyLowRank(weight, change, { strength: 1, target });
   const norms = new Float64Array(target.inputs);
-  for (let i = 0; i < sum.length; i++) {
+  for (let i = 0; i < weight.length; i++) {
     const channel = Math.floor((i % columns) / taps);
-    norms[channel] = (norms[channel] as number) + (sum[i] as number) ** 2;
+    norms[channel] = (norms[channel] as number) + (weight[i] as number) ** 2;
   }
   return norms.map(Math.sqrt);
 }

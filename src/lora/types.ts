@@ -21,7 +21,8 @@ export type LowRank = Readonly<{
 
 /** A change that has no factors: the layer's weight as a whole. `values` have the weight's shape. */
 export type DensePatch =
-  | Readonly<{ type: "difference" | "replacement"; values: Float32Array }>
+  | Readonly<{ type: "difference"; values: Float32Array }>
+  | Readonly<{ type: "replacement"; values: Float32Array }>
   /** OFT (one stage) and BOFT: orthogonal blocks, [stages, count, size, size], each R - I with ComfyUI's R. */
   | Readonly<{ type: "oft"; rotations: Float32Array; count: number; size: number }>
   | Readonly<{
@@ -39,14 +40,15 @@ export type DensePatch =
  *   multiply   W <- multiply * W
  *   inner      the low-rank part gains W a1 a2 (GLoRA), a1 [inputs, rank], a2 [rank, inputs], over channels
  *   dense      instead of the low-rank part
- *   magnitude  DoRA: W + delta gets these norms along its rows or columns
+ *   magnitude  DoRA: W + delta gets these norms along its rows or columns. Beside a dense part the
+ *              delta is multiplied by `deltaFactor` first, which is the limit of OFT and BOFT
  */
 export type LayerPatch = LowRank &
   Readonly<{
     multiply?: number;
     inner?: Readonly<{ rank: number; a1: Float32Array; a2: Float32Array }>;
     dense?: DensePatch;
-    magnitude?: Readonly<{ axis: "row" | "column"; values: Float32Array }>;
+    magnitude?: Readonly<{ axis: "row" | "column"; values: Float32Array; deltaFactor?: number }>;
   }>;
 
 /** Where adapters may act. `text` holds every text encoder of the checkpoint, or none. */

@@ -9,7 +9,7 @@ export type LoraFactors = Readonly<{
   bytes: number;
 }>;
 
-const PARTS = "down|up|bias|gain|multiply|a1|a2|dora_row|dora_column|diff|set|oft|boft";
+const PARTS = "down|up|bias|gain|multiply|a1|a2|dora_row|dora_column|dora_factor|diff|set|oft|boft";
 const NAME = new RegExp(`^(unet|clip-l|clip-g|clip-h)\\.(.+\\.(?:${PARTS}))$`);
 
 function malformed(problem: string): LunaError {

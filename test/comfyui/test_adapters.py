@@ -55,6 +55,8 @@ def applied(weight, strength, parts):
         delta = strength * torch.einsum("knm,kn...->km...", turn, rows).reshape(shape)
     if "boft" in parts:
         delta = butterfly(weight, parts["boft"], strength) - weight
+    if "dora_factor" in parts:
+        delta = delta * parts["dora_factor"].item()
     if "dora_row" in parts:
         norms = weight.flatten(1).norm(dim=1) + epsilon
         scale = (parts["dora_row"] / norms).reshape(-1, *[1] * (weight.ndim - 1))
@@ -130,6 +132,8 @@ class Formats(unittest.TestCase):
             (self.conv, (r(4, 2), none, 1.0, none, none, r(4, 2), r(2, 36), none, none)),
             (self.conv, (none, r(4, 4, 3, 3), 1.0, r(4, 1), r(1, 2), none, none, none, none)),
             (self.conv, (r(4, 2), r(4, 4, 3, 3), 1.0, *[none] * 6)),
+            (self.linear, (r(4, 2), r(4, 4), 1.0, *[none] * 5, torch.rand(16, 1) + 0.5)),
+            (self.conv, (r(4, 2), r(4, 4, 3, 3), 1.0, *[none] * 5, torch.rand(1, 8, 1, 1) + 0.5)),
         ):
             self.agrees(weight, entry(formats.LoKrAdapter(set(), weights)))
 
@@ -151,6 +155,15 @@ class Formats(unittest.TestCase):
         for alpha in (0.0, 0.3):
             boft = formats.BOFTAdapter(set(), (r(2, 4, 4, 4) * 0.1, None, alpha, None))
             self.agrees(self.linear, entry(boft))
+
+    def test_oft_and_boft_with_dora(self):
+        r = torch.randn
+        for dora in (torch.rand(16, 1) + 0.5, torch.rand(1, 8) + 0.5):
+            for alpha in (0.0, 0.3):
+                oft = formats.OFTAdapter(set(), (r(4, 4, 4) * 0.1, None, alpha, dora))
+                self.agrees(self.linear, entry(oft))
+                boft = formats.BOFTAdapter(set(), (r(2, 4, 4, 4) * 0.1, None, alpha, dora))
+                self.agrees(self.linear, entry(self.lora(), 0.5), entry(boft))
 
     def test_whole_weights(self):
         for value in (

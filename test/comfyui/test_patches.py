@@ -85,7 +85,6 @@ class Trap9Patches(unittest.TestCase):
             ((1.0, ("model_as_lora", (random(320, 320),)), 1.0, None, None), "model as LoRA"),
             ((1.0, [(random(320, 320), None)], 0.5, None, None), "merge of models"),
             ((1.0, self.adapter(), 1.0, (0, 0, 4), None), "part of"),
-            ((1.0, formats.LoKrAdapter(set(), (random(4, 4), random(80, 80), 1.0, *[None] * 5, random(320, 1))), 1.0, None, None), "LoKr with DoRA"),
             ((1.0, formats.BOFTAdapter(set(), (random(2, 40, 8, 8), random(320, 1), 0.0, None)), 1.0, None, None), "rescale"),
         ):  # fmt: skip
             with self.assertRaisesRegex(Unsupported, f"{text}.*use force_local for this branch"):

@@ -184,6 +184,13 @@ def weight_cases():
     yield "lora-then-glora", LINEAR, [(0.7, 1.0, lora()), (0.6, 1.0, glora())]
     yield "every-kind", LINEAR, [
         (0.5, 1.0, lora()), (1.0, 1.1, None), (0.6, 1.0, lora() | columns), (0.3, 1.0, hada()), (0.8, 1.0, lora() | rows), (-0.5, 1.0, lokr())]
+    yield "lokr-full-dora-rows", LINEAR, [(0.7, 1.0, {".lokr_w1": n(2, 4), ".lokr_w2": n(12, 4)} | rows)]
+    yield "lokr-full-dora-columns", CONV, [(0.7, 1.0, {".lokr_w1": n(4, 4), ".lokr_w2": n(6, 4, 3, 3)} | {".dora_scale": n(1, I, 1, 1).abs() + 1})]
+    yield "lora-then-lokr-full-dora", LINEAR, [(0.5, 1.0, lora()), (1.0, 1.0, {".lokr_w1": n(2, 4), ".lokr_w2": n(12, 4)} | rows)]
+    yield "oft-dora-rows", LINEAR, [(0.7, 1.0, {".oft_blocks": square(4, 6, 6)} | rows)]
+    yield "oft-limit-dora-columns", LINEAR, [(0.7, 1.0, {".oft_blocks": square(4, 6, 6), ".alpha": alpha(0.8)} | columns)]
+    yield "boft-limit-dora-rows", CONV, [(0.6, 1.0, {".oft_blocks": square(2, 6, 4, 4), ".alpha": alpha(0.9), ".dora_scale": n(O, 1, 1, 1).abs() + 1})]
+    yield "boft-dora-rescale", LINEAR, [(1.0, 1.0, {".oft_blocks": square(2, 6, 4, 4), ".alpha": alpha(1.5), ".rescale": n(O, 1) + 1} | rows)]
     yield "lora-then-oft-then-dora", LINEAR, [(0.5, 1.0, lora()), (0.7, 1.0, {".oft_blocks": square(4, 6, 6)}), (0.6, 1.0, lora() | rows)]
 
 
