@@ -52,8 +52,8 @@ export interface EngineChild {
   readonly exited: Promise<string>;
   /** One at a time. Rejects with the engine's LunaError, or ChildExited. */
   request(request: Request, tensors?: Tensors): Promise<Reply>;
-  /** Ends it at once; the request under way rejects with ChildExited. */
-  kill(): void;
+  /** Ends it at once; the request under way rejects with ChildExited and that reason. */
+  kill(reason: string): void;
   /** Asks it to end; kills it when it has not after `ms`. */
   close(ms: number): Promise<void>;
 }
@@ -107,6 +107,7 @@ class ProcessChild implements EngineChild {
   readonly #pipe: Duplex;
   readonly #reader = new FrameReader();
   #exitReason: string | undefined;
+  #killReason: string | undefined;
   #requestCount = 0;
   #waiting: Waiting | undefined;
   #onStart: ((error?: LunaError) => void) | undefined;
@@ -125,7 +126,8 @@ class ProcessChild implements EngineChild {
     }
     this.exited = new Promise((resolve) => {
       child.once("exit", (code, signal) => {
-        const reason = signal === null ? `exit code ${code}` : `signal ${signal}`;
+        const ending = signal === null ? `exit code ${code}` : `signal ${signal}`;
+        const reason = this.#killReason ?? ending;
         this.#exitReason = reason;
         this.#pipe.destroy();
         this.#waiting?.reject(new ChildExited(reason));
@@ -170,7 +172,8 @@ class ProcessChild implements EngineChild {
     });
   }
 
-  kill(): void {
+  kill(reason: string): void {
+    this.#killReason ??= reason;
     this.#process.kill("SIGKILL");
   }
 

@@ -34,8 +34,8 @@ class FakeChild implements EngineChild {
     }
   }
 
-  kill(): void {
-    this.exit("signal SIGKILL");
+  kill(reason: string): void {
+    this.exit(reason);
   }
 
   async close(): Promise<void> {
@@ -187,6 +187,50 @@ test("a process that does not answer is killed, and the run done again", async (
   } finally {
     vi.useRealTimers();
   }
+});
+
+test.each(["info", "load"] as const)(
+  "an idle process that does not answer %s is killed",
+  async (type) => {
+    vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
+    try {
+      let hang: (error: unknown) => void = () => undefined;
+      const silent: Answer = (request) =>
+        request.type === type ? new Promise((_, reject) => (hang = reject)) : reply(request);
+      // The second process is silent when it should load again, the first when it is asked.
+      const answers = type === "info" ? [silent] : [crashOn("run"), silent];
+      const { engine, children } = await supervise(answers);
+      await engine.load("/a", "unet");
+      if (type === "info") void engine.info();
+      const run = engine.run("/a", "unet", [item]);
+      await vi.advanceTimersByTimeAsync(0);
+      void children.at(-1)?.exited.then((reason) => hang(new ChildExited(reason)));
+      await vi.advanceTimersByTimeAsync(type === "info" ? 30_000 : 600_000);
+      expect((await run).outputs).toHaveLength(1);
+      expect(children).toHaveLength(type === "info" ? 2 : 3);
+    } finally {
+      vi.useRealTimers();
+    }
+  },
+);
+
+test("a file whose loading ends the process twice is refused from then on, a killed one is not", async () => {
+  const deadly = crashOn("load", "/bad");
+  const killed = crashOn("load", "/large", "signal SIGKILL");
+  const answers = [deadly, deadly, killed, killed, killed, killed];
+  const { engine, children, advance } = await supervise(answers);
+  const code = (path: string) =>
+    engine.load(path, "unet").then(
+      () => "done",
+      (error) => LunaError.from(error).code,
+    );
+  expect([await code("/bad"), await code("/bad")]).toEqual([
+    "REQUEST_POISONED",
+    "REQUEST_POISONED",
+  ]);
+  expect(children).toHaveLength(3);
+  advance(60_000);
+  expect([await code("/large"), await code("/large")]).toEqual(["ENGINE_CRASHED", "done"]);
 });
 
 test("a net whose loading ends the process is given up, and tried again when it is needed", async () => {

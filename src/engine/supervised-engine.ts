@@ -5,6 +5,7 @@
  * that takes the process down twice is given up, the others go on.
  */
 import { type Logger, LunaError, SILENT_LOGGER } from "../kernel/index.ts";
+import { fileKeyOf } from "./base-weights.ts";
 import { ChildExited, type EngineChild, type Reply, startEngineChild } from "./engine-child.ts";
 import {
   CLOSE_MS_MAX,
@@ -17,6 +18,7 @@ import {
   RESTART_WINDOW_MS,
   RESTARTS_MAX,
 } from "./limits.ts";
+import { LoadedNets, type NetName, netKey } from "./loaded-nets.ts";
 import {
   type ChildOptions,
   decodeOutputs,
@@ -48,17 +50,17 @@ export type SupervisorDependencies = Readonly<{
   nowMs: () => number;
 }>;
 
-type NetName = Readonly<{ path: string; component: ComponentName }>;
-type Net = NetName & Readonly<{ bytes: number }>;
 type Attempt = Readonly<{
   net?: NetName;
   /** After so many ms without an answer the process is killed. */
   limitMs?: number;
   crashesMax?: number;
 }>;
-type Encode = (child: EngineChild) => { request: Request; tensors?: Tensors };
+type Encoded = Readonly<{ request: Request; tensors?: Tensors }>;
+type Encode = (child: EngineChild) => Encoded;
 
-const netKey = (path: string, component: ComponentName): string => `${component}\n${path}`;
+/** What a load has in place of items. */
+const LOAD: readonly RunItem[] = [{ tensors: new Map(), loras: [] }];
 
 /**
  * Starts an engine process on the device that was asked for. Throws DEVICE_UNAVAILABLE with the
@@ -78,13 +80,11 @@ export class SupervisedEngine implements Engine {
   #device: ProviderName = "cpu";
   readonly #logger: Logger;
   readonly #dependencies: SupervisorDependencies;
-  readonly #nets = new Map<string, Net>();
-  /** Nets that could not be loaded again after a crash. */
-  readonly #lost = new Set<string>();
-  /** How often loading a net again has ended the process. */
-  readonly #reloadCrashes = new Map<string, number>();
+  readonly #nets = new LoadedNets();
   readonly #poison = new PoisonList();
   readonly #clock: RunClock;
+  /** For what takes no time: an engine that does not answer so long is hung. */
+  readonly #hangMs: number;
   #child: EngineChild | undefined;
   /** Ends when the request that came last has ended: one at a time reaches the process. */
   #tail: Promise<unknown> = Promise.resolve();
@@ -101,6 +101,7 @@ export class SupervisedEngine implements Engine {
       ...(threads === 0 ? {} : { threads }),
       ...(deviceIndex === undefined ? {} : { deviceIndex }),
     };
+    this.#hangMs = hangMs;
     this.#clock = new RunClock(hangMs);
     this.#logger = options.logger ?? SILENT_LOGGER;
     this.#dependencies = dependencies;
@@ -124,13 +125,15 @@ export class SupervisedEngine implements Engine {
 
   load(path: string, component: ComponentName): Promise<{ bytes: number; ms: number }> {
     return this.#serially(async () => {
-      const { result } = await this.#attempt(() => ({
-        request: { type: "load", path, component },
-      }));
+      // By the file's content: one that was repaired is another.
+      const key = `load ${component}\n${await fileKeyOf(path, path).catch(() => path)}`;
+      const request = { type: "load", path, component } as const;
+      const { result } = await this.#guard(key, LOAD, (crashesMax) =>
+        this.#attempt(() => ({ request }), { crashesMax }),
+      );
       if (result.type !== "load") throw unexpected(result.type);
       const { bytes, ms } = result;
-      this.#nets.set(netKey(path, component), { path, component, bytes });
-      this.#lost.delete(netKey(path, component));
+      this.#nets.add({ path, component, bytes });
       return { bytes, ms };
     });
   }
@@ -138,13 +141,10 @@ export class SupervisedEngine implements Engine {
   unload(path: string, component?: ComponentName): Promise<void> {
     return this.#serially(async () => {
       // Forgotten first: a crash on the way must not bring it back.
-      for (const [key, net] of this.#nets) {
-        if (net.path !== path) continue;
-        if (component === undefined || component === net.component) this.#nets.delete(key);
-      }
-      for (const key of this.#lost) if (key.endsWith(`\n${path}`)) this.#lost.delete(key);
+      this.#nets.remove(path, component);
       const fields = component === undefined ? { path } : { path, component };
-      await this.#attempt(() => ({ request: { type: "unload", ...fields } }));
+      const limitMs = this.#hangMs;
+      await this.#attempt(() => ({ request: { type: "unload", ...fields } }), { limitMs });
     });
   }
 
@@ -172,7 +172,8 @@ export class SupervisedEngine implements Engine {
   async info(): Promise<EngineInfo> {
     // A process inside a forward pass cannot answer: what it last said is fresh enough.
     if (!this.#isBusy && this.#closing === undefined) {
-      const ask = () => this.#attempt(() => ({ request: { type: "info" } }));
+      const limitMs = this.#hangMs;
+      const ask = () => this.#attempt(() => ({ request: { type: "info" } }), { limitMs });
       await this.#serially(ask).catch(() => undefined); // What is known stands, even if it is down.
     }
     const child = this.#child;
@@ -183,7 +184,7 @@ export class SupervisedEngine implements Engine {
       rssBytes: child?.facts.rssBytes ?? 0,
       loraCache: child?.facts.loraCache ?? { entries: 0, bytes: 0 },
       restarts: this.#restarts,
-      loaded: [...this.#nets.values()],
+      loaded: this.#nets.list(),
     };
   }
 
@@ -214,73 +215,88 @@ export class SupervisedEngine implements Engine {
     }
   }
 
-  /** As `attempt`; a run that ends the process again and again is refused from then on. */
   async #attemptRun(encode: Encode, net: NetName, items: readonly RunItem[]): Promise<Reply> {
-    const key = netKey(net.path, net.component);
-    this.#poison.check(key, items);
+    const key = netKey(net);
     const limitMs = this.#clock.limitMs(key, items);
-    const crashesMax = this.#poison.crashesMax(key, items);
+    const reply = await this.#guard(key, items, (crashesMax) =>
+      this.#attempt(encode, { net, limitMs, crashesMax }),
+    );
+    if (reply.result.type === "run") this.#clock.record(key, items, reply.result.engineMs);
+    this.#restartTimes = [];
+    return reply;
+  }
+
+  /** What ends the process again and again is refused from then on. */
+  async #guard(
+    key: string,
+    items: readonly RunItem[],
+    attempt: (crashesMax: number) => Promise<Reply>,
+  ): Promise<Reply> {
+    this.#poison.check(key, items);
     try {
-      const reply = await this.#attempt(encode, { net, limitMs, crashesMax });
-      if (reply.result.type === "run") this.#clock.record(key, items, reply.result.engineMs);
+      const reply = await attempt(this.#poison.crashesMax(key, items));
       this.#poison.clear(key, items);
-      this.#restartTimes = [];
       return reply;
     } catch (error) {
-      const isGivenUp = error instanceof LunaError && error.cause instanceof ChildExited;
-      throw isGivenUp ? this.#poison.blame(key, items, error) : error;
+      if (!(error instanceof LunaError && error.cause instanceof ChildExited)) throw error;
+      // The system, short of memory, may have room for the same file later.
+      if (items === LOAD && error.cause.isKill) throw error;
+      throw this.#poison.blame(key, items, error);
     }
   }
 
-  /** Sends a request until it is answered, through crashes and forgotten factors. */
+  /** Sends a request until it is answered, through crashes and forgotten tensors. */
   async #attempt(
     encode: Encode,
     { net, limitMs = REQUEST_MS_MAX, crashesMax = JOB_CRASHES_MAX }: Attempt = {},
   ): Promise<Reply> {
     for (let crashes = 0, kills = 0; ; ) {
       const child = await this.#livingChild();
-      const { request, tensors } = encode(child);
-      let isHung = false;
-      const timer = setTimeout(() => {
-        isHung = true;
-        this.#logger.error("engine.hung", { pid: child.pid, request: request.type, limitMs });
-        child.kill();
-      }, limitMs);
+      const encoded = encode(child);
       try {
-        if (net !== undefined) await this.#recover(child, net);
-        return await this.#requestOnce(child, request, tensors, encode);
+        if (net !== undefined && this.#nets.isLost(net)) await this.#load(child, net);
+        return await this.#askOrRepeat(child, encoded, { encode, limitMs });
       } catch (error) {
         this.#assertOpen();
         if (!(error instanceof ChildExited)) throw error;
         this.#forget(child);
-        if (error.isKill && !isHung) kills += 1;
+        if (error.isKill) kills += 1;
         else crashes += 1;
         if (crashes < crashesMax && kills < JOB_KILLS_MAX) continue;
         throw new LunaError(
           "ENGINE_CRASHED",
-          `The engine ended ${crashes + kills} times during this ${request.type} (${error.message}); it is not tried again.`,
+          `The engine ended ${crashes + kills} times during this ${encoded.request.type} (${error.message}); it is not tried again.`,
           { cause: error },
         );
-      } finally {
-        clearTimeout(timer);
       }
     }
   }
 
-  async #requestOnce(
+  /** Its bounded cache may have dropped what was sent before: then all of it goes again. */
+  async #askOrRepeat(
     child: EngineChild,
-    request: Request,
-    tensors: Tensors | undefined,
-    encode: Encode,
+    encoded: Encoded,
+    { encode, limitMs }: { encode: Encode; limitMs: number },
   ): Promise<Reply> {
     try {
-      return await child.request(request, tensors);
+      return await this.#ask(child, encoded, limitMs);
     } catch (error) {
       if (!LunaError.isCode(error, "TENSOR_UNKNOWN")) throw error;
-      // Its bounded cache has dropped factors that were sent before: all of them go again.
       child.knownDigests.clear();
-      const again = encode(child);
-      return await child.request(again.request, again.tensors);
+      return await this.#ask(child, encode(child), limitMs);
+    }
+  }
+
+  /** One request; a process that does not answer in time is killed. */
+  async #ask(child: EngineChild, { request, tensors }: Encoded, limitMs: number): Promise<Reply> {
+    const timer = setTimeout(() => {
+      this.#logger.error("engine.hung", { pid: child.pid, request: request.type, limitMs });
+      child.kill(`no answer within ${limitMs} ms`);
+    }, limitMs);
+    try {
+      return await child.request(request, tensors);
+    } finally {
+      clearTimeout(timer);
     }
   }
 
@@ -344,12 +360,15 @@ export class SupervisedEngine implements Engine {
 
   /** Loads again what was loaded; false if the process ended meanwhile. */
   async #reload(child: EngineChild): Promise<boolean> {
-    for (const [key, { path, component }] of this.#nets) {
+    for (const net of this.#nets.list()) {
       try {
-        await child.request({ type: "load", path, component });
-        this.#reloadCrashes.delete(key);
+        await this.#load(child, net);
       } catch (error) {
-        this.#lose(key, error);
+        const reason = this.#nets.giveUp(net, error);
+        if (reason !== undefined) {
+          const { message } = reason;
+          this.#logger.error("engine.reload-failed", { net: netKey(net), message });
+        }
         if (!(error instanceof ChildExited)) continue;
         this.#forget(child);
         return false;
@@ -358,29 +377,12 @@ export class SupervisedEngine implements Engine {
     return true;
   }
 
-  /** A net that could not be loaded after a crash gets another chance when it is needed. */
-  async #recover(child: EngineChild, { path, component }: NetName): Promise<void> {
-    const key = netKey(path, component);
-    if (!this.#lost.has(key)) return;
-    const { result } = await child.request({ type: "load", path, component });
+  /** Again after a crash; what could not be gets another chance when it is needed. */
+  async #load(child: EngineChild, { path, component }: NetName): Promise<void> {
+    const request = { type: "load", path, component } as const;
+    const { result } = await this.#ask(child, { request }, REQUEST_MS_MAX);
     if (result.type !== "load") throw unexpected(result.type);
-    this.#nets.set(key, { path, component, bytes: result.bytes });
-    this.#lost.delete(key);
-  }
-
-  /** Gives a net up for which loading again failed, or ended the process twice. */
-  #lose(key: string, error: unknown): void {
-    const crashes = (this.#reloadCrashes.get(key) ?? 0) + 1;
-    this.#reloadCrashes.set(key, crashes);
-    if (error instanceof ChildExited && crashes < JOB_CRASHES_MAX) return;
-    const reason =
-      error instanceof ChildExited
-        ? new LunaError("ENGINE_CRASHED", `Loading ended the engine ${crashes} times.`)
-        : LunaError.from(error);
-    this.#nets.delete(key);
-    this.#reloadCrashes.delete(key);
-    this.#lost.add(key);
-    this.#logger.error("engine.reload-failed", { net: key, message: reason.message });
+    this.#nets.add({ path, component, bytes: result.bytes });
   }
 }
 

@@ -8,6 +8,8 @@ export const PENDING_PER_SESSION_MAX = 64;
 export const PENDING_BYTES_MAX = 2 ** 30;
 /** Bytes that may wait for a client that reads slowly: one frame of the largest size. */
 export const SEND_BUFFER_BYTES_MAX = 512 * 2 ** 20;
+/** Path of a Unix socket: 104 bytes on macOS, 108 on Linux, the last one a zero. */
+export const SOCKET_PATH_BYTES_MAX = 103;
 /** Tensors held by digest for all clients; an SDXL context is 1.2 MB, its residuals 215 MB. */
 export const TENSOR_STORE_BYTES_MAX = 2 ** 30;
 /** LoRA factors held by digest: rank 128 on all of SDXL is 1.4 GB in float32. */

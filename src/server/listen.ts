@@ -2,7 +2,7 @@
  * Puts a core on the network: WebSocket and HTTP on one TCP port, and the same on a Unix socket.
  * Loopback addresses only, unless a token protects the rest.
  */
-import { chmod, unlink } from "node:fs/promises";
+import { chmod, lstat, unlink } from "node:fs/promises";
 import { createServer, type IncomingMessage, type Server, STATUS_CODES } from "node:http";
 import { connect, type ListenOptions } from "node:net";
 import type { Duplex } from "node:stream";
@@ -17,7 +17,7 @@ import {
 import { checkOrigin, checkToken, isLoopback, type Knock } from "./access.ts";
 import type { DaemonCore } from "./daemon-core.ts";
 import { createHttpApp, knockOf } from "./http-app.ts";
-import { SEND_BUFFER_BYTES_MAX } from "./limits.ts";
+import { SEND_BUFFER_BYTES_MAX, SOCKET_PATH_BYTES_MAX } from "./limits.ts";
 import type { TryIt } from "./try-it.ts";
 
 export const DEFAULT_PORT = 19283;
@@ -111,7 +111,7 @@ async function openSocket(
   tcp: Server,
 ): Promise<Server> {
   try {
-    if (!isPipe(path)) await removeStale(path);
+    if (!isPipe(path)) await makeRoom(path);
     const server = await open({ path });
     if (!isPipe(path)) await chmod(path, 0o600);
     return server;
@@ -122,7 +122,18 @@ async function openSocket(
 }
 
 /** A daemon that was killed leaves its socket file; one that answers is alive. */
-async function removeStale(path: string): Promise<void> {
+async function makeRoom(path: string): Promise<void> {
+  const bytes = Buffer.byteLength(path);
+  if (bytes > SOCKET_PATH_BYTES_MAX) {
+    // The system would cut it, and listen somewhere else.
+    const message = `The socket's path has ${bytes} bytes, limit ${SOCKET_PATH_BYTES_MAX}: ${path}.`;
+    throw new LunaError("CONFIG_INVALID", message);
+  }
+  const stats = await lstat(path).catch(() => undefined);
+  if (stats === undefined) return;
+  if (!stats.isSocket()) {
+    throw new LunaError("CONFIG_INVALID", `${path} is no socket: give --socket another path.`);
+  }
   const state = await new Promise<"alive" | "stale" | "none">((resolve) => {
     const probe = connect(path);
     probe.once("connect", () => {
