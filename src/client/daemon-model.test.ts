@@ -66,11 +66,13 @@ test("a forward sends its tensors by slot, its LoRAs by strength, and logs the s
   const { peer, asked } = createPeer(answerStep);
   const link = new LunaLink(peer, () => undefined);
   const digest = `sha256:${"0".repeat(64)}`;
-  const model = new DaemonModel(link, info, [
-    { name: "a", strengthModel: 0.5, strengthClip: 1 },
-    { name: "off", strengthModel: 0, strengthClip: 1 },
-    { name: digest, strengthModel: 2, strengthClip: 0 },
-  ]);
+  const model = new DaemonModel(link, info, {
+    loras: [
+      { name: "a", strengthModel: 0.5, strengthClip: 1 },
+      { name: "off", strengthModel: 0, strengthClip: 1 },
+      { name: digest, strengthModel: 2, strengthClip: 0 },
+    ],
+  });
   const residual = floatTensor([1, 320, 2, 2]);
   const control = { input: [], middle: [residual], output: [undefined, residual] };
   await model.forward({ ...step(), y: floatTensor([1, 2816]), control });
@@ -153,4 +155,20 @@ test("a lost daemon is followed by the local engine, opened once for all", async
   await model.forward(step());
   expect([opened, reasons, daemon.asked.length]).toEqual([1, ["CONNECTION_LOST"], 2]);
   expect(peer.era).not.toBe(before);
+});
+
+test("features are the proxy's own and go with each of its steps", async () => {
+  const { peer, asked } = createPeer(answerStep);
+  const model = new DaemonModel(new LunaLink(peer, () => undefined), info);
+  const freeu = { version: 2, b1: 1.3, b2: 1.4, s1: 0.9, s2: 0.2 } as const;
+  const patched = model.withFeatures({ freeu });
+  const both = patched.withLora({ name: "a", strengthModel: 1, strengthClip: 0 });
+  const perturbed = both.withFeatures({ pag: { blocks: ["middle.0"] } }).clone();
+  for (const each of [model, both, perturbed]) await each.forward(step());
+  expect(asked.map(({ body }) => ("features" in body ? body.features : undefined))).toEqual([
+    undefined,
+    { freeu },
+    { freeu, pag: { blocks: ["middle.0"] } },
+  ]);
+  expect(perturbed.loras).toHaveLength(1);
 });

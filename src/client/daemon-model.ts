@@ -3,7 +3,18 @@ import { type FloatTensor, fromFloat, type Tensor, toFloat } from "../tensor/ind
 import { LoraStack } from "./lora-stack.ts";
 import { type LunaLink, loraSpecs } from "./luna-link.ts";
 import type { StepTiming } from "./step-log.ts";
-import type { CallOptions, Control, LoraRef, ModelInfo, UNetInputs, UNetModel } from "./types.ts";
+import type {
+  CallOptions,
+  Control,
+  LoraRef,
+  ModelInfo,
+  UNetFeatures,
+  UNetInputs,
+  UNetModel,
+} from "./types.ts";
+
+/** What a proxy asks of each of its steps. */
+type Changes = Readonly<{ loras?: readonly LoraRef[]; features?: UNetFeatures }>;
 
 /**
  * The UNet of a served checkpoint. It holds no weights: each `forward` is one request. The seed
@@ -11,12 +22,14 @@ import type { CallOptions, Control, LoraRef, ModelInfo, UNetInputs, UNetModel } 
  */
 export class DaemonModel implements UNetModel {
   readonly info: ModelInfo;
+  readonly features: UNetFeatures;
   readonly #link: LunaLink;
   readonly #stack: LoraStack;
 
-  constructor(link: LunaLink, info: ModelInfo, loras: readonly LoraRef[] = []) {
+  constructor(link: LunaLink, info: ModelInfo, { loras, features = {} }: Changes = {}) {
     this.#link = link;
     this.info = info;
+    this.features = features;
     this.#stack = new LoraStack(loras);
   }
 
@@ -56,7 +69,7 @@ export class DaemonModel implements UNetModel {
     const loras = loraSpecs(this.loras, "strengthModel");
     const startedAtMs = performance.now();
     const { tensors, timings } = await this.#link.run(
-      { op: "model_forward", model: this.info.id, loras },
+      { op: "model_forward", model: this.info.id, loras, ...this.#features() },
       { own, shared },
       options,
     );
@@ -82,12 +95,16 @@ export class DaemonModel implements UNetModel {
   }
 
   withLora(lora: LoraRef): DaemonModel {
-    return new DaemonModel(this.#link, this.info, [...this.loras, lora]);
+    return this.#changed({ loras: [...this.loras, lora] });
   }
 
-  /** An independent proxy with the same stack, as ModelPatcher.clone. */
+  withFeatures(features: UNetFeatures): DaemonModel {
+    return this.#changed({ features: { ...this.features, ...features } });
+  }
+
+  /** An independent proxy with the same stack and features, as ModelPatcher.clone. */
   clone(): DaemonModel {
-    return new DaemonModel(this.#link, this.info, this.loras);
+    return this.#changed({});
   }
 
   /** The seed's `patch_model`: nothing to do, LoRAs are inputs and not changes of weights. */
@@ -103,6 +120,16 @@ export class DaemonModel implements UNetModel {
   /** The seed's `model_dtype`: the type of the stored weights, such as "F16". */
   modelDtype(): string {
     return this.info.dtype;
+  }
+
+  #changed(changes: Changes): DaemonModel {
+    const { loras, features } = this;
+    return new DaemonModel(this.#link, this.info, { loras, features, ...changes });
+  }
+
+  /** A step that asks for nothing shares its run with those that do not know of features. */
+  #features(): Readonly<{ features?: UNetFeatures }> {
+    return Object.keys(this.features).length > 0 ? { features: this.features } : {};
   }
 }
 

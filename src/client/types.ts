@@ -1,4 +1,5 @@
 import type { Family, Prediction } from "../checkpoint/index.ts";
+import type { Features } from "../protocol/index.ts";
 import type { FloatTensor } from "../tensor/index.ts";
 
 /** What a client knows of a served checkpoint: enough to sample, encode and decode. */
@@ -35,6 +36,9 @@ export type ModelInfo = Readonly<{
 
 /** LoRA as a request names it; applied in order, strengths independent for net and text encoder. */
 export type LoraRef = Readonly<{ name: string; strengthModel: number; strengthClip: number }>;
+
+/** What ComfyUI's FreeU, FreeU_V2 and PerturbedAttentionGuidance do inside the net. */
+export type UNetFeatures = Readonly<Features>;
 
 /** Residuals as a ControlNet or T2I-Adapter yields them; docs/protocol.md says where each is added. */
 export type Control = Readonly<{
@@ -88,8 +92,11 @@ export type TextOutputs = Readonly<{
 export interface UNetModel {
   readonly info: ModelInfo;
   readonly loras: readonly LoraRef[];
+  readonly features: UNetFeatures;
   forward(inputs: UNetInputs, options?: CallOptions): Promise<FloatTensor>;
   withLora(lora: LoraRef): UNetModel;
+  /** Another model with these features beside its own; one of the same name takes its place. */
+  withFeatures(features: UNetFeatures): UNetModel;
 }
 
 export interface TextModel {

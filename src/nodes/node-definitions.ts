@@ -14,6 +14,7 @@ import { LATENT_NODES } from "./stock/latents.ts";
 import { LOADERS } from "./stock/loaders.ts";
 import { LORA_NODES } from "./stock/loras.ts";
 import { MASK_NODES } from "./stock/masks.ts";
+import { MODEL_PATCH_NODES } from "./stock/model-patches.ts";
 import { PRIMITIVE_NODES } from "./stock/primitives.ts";
 import { SAMPLER_NODES } from "./stock/samplers.ts";
 import { SIGMA_NODES } from "./stock/sigmas.ts";
@@ -33,6 +34,7 @@ export const NODE_DEFINITIONS: ReadonlyMap<string, NodeDefinition> = new Map(
     ...IMAGE_NODES,
     ...SAMPLER_NODES,
     ...CUSTOM_SAMPLING_NODES,
+    ...MODEL_PATCH_NODES,
     ...SIGMA_NODES,
     ...IMAGE_TOOL_NODES,
     ...MASK_NODES,

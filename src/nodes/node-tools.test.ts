@@ -109,3 +109,30 @@ test("SamplerCustom with KSampler's schedule gives KSampler's latent", async () 
   const [still] = await run("SamplerCustomAdvanced", { ...advanced, noise: empty });
   expect(still).not.toEqual(expected);
 });
+
+test("FreeU is a feature of the model, PerturbedAttentionGuidance one more pass a step", async () => {
+  const unet = new FakeUNet(fakeInfo("m"));
+  const scales = { b1: 1.3, b2: 1.4, s1: 0.9, s2: 0.2 };
+  const [freed] = await run("FreeU_V2", { model: { unet, location: "local" }, ...scales });
+  await expect(run("FreeU", { model: freed, ...scales })).rejects.toThrow(/has a FreeU already/);
+  const [patched] = await run("PerturbedAttentionGuidance", { model: freed, scale: 3 });
+  const prompt = [{ context: wave([1, 77, 8]) }];
+  const sampling = { seed: 7n, steps: 2, cfg: 5, sampler_name: "euler", scheduler: "karras" };
+  const latent_image = { samples: floatTensor([1, 4, 8, 8]) };
+  const inputs = { ...sampling, positive: prompt, negative: prompt, latent_image, denoise: 1 };
+  const [plain] = await run("KSampler", { ...inputs, model: freed });
+  const [guided] = await run("KSampler", { ...inputs, model: patched });
+  expect(guided).not.toEqual(plain);
+  const freeu = { version: 2, ...scales };
+  const rows = unet.calls.map(({ x, features }) => [x.shape[0], features]);
+  expect(rows.slice(0, 2)).toEqual([
+    [2, { freeu }],
+    [2, { freeu }],
+  ]);
+  expect(rows.slice(2)).toEqual(
+    [0, 1].flatMap(() => [
+      [2, { freeu }],
+      [1, { freeu, pag: { blocks: ["middle.0"] } }],
+    ]),
+  );
+});

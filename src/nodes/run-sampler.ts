@@ -1,5 +1,5 @@
 /** What all sampler nodes do: from a workflow's model, conditionings and latent to one sampling run. */
-import type { ModelInfo } from "../client/index.ts";
+import type { ModelInfo, UNetModel } from "../client/index.ts";
 import { LunaError } from "../kernel/index.ts";
 import {
   createDiscreteSampling,
@@ -111,14 +111,16 @@ function preparedRun(
     conditioning.map((part) => toSampler(part, { info: unet.info, shape, isNegative }));
   const concat = concatKind(unet.info);
   return {
-    forward: (input: ForwardInput, signal?: AbortSignal) =>
-      unet.forward(input, signal === undefined ? {} : { signal }),
+    forward: forwardOf(unet),
     modelSampling: samplingOf(model),
     latent: latent.samples,
     cfg,
     positive: prepared(positive, false),
     negative: prepared(negative, true),
     ...(model.rescaleCfg !== undefined && { rescaleCfg: model.rescaleCfg }),
+    ...(model.pagScale !== undefined && {
+      perturbed: { forward: forwardOf(unet.withFeatures(PERTURBED)), scale: model.pagScale },
+    }),
     ...(latent.noiseMask && { noiseMask: latent.noiseMask }),
     ...(concat && { concat }),
     latentScale: unet.info.latentScale,
@@ -130,6 +132,14 @@ function preparedRun(
       }),
     signal: context.signal,
   };
+}
+
+/** ComfyUI's node perturbs the middle block. */
+const PERTURBED = { pag: { blocks: ["middle.0"] } };
+
+function forwardOf(unet: UNetModel) {
+  return (input: ForwardInput, signal?: AbortSignal): Promise<FloatTensor> =>
+    unet.forward(input, signal === undefined ? {} : { signal });
 }
 
 /** The base is never written: LoRAs were inputs of each step. */

@@ -14,6 +14,8 @@ export type Model = Readonly<{
   sampling?: ModelSampling;
   /** Share of the rescaling of guided latents, 0..1: RescaleCFG. */
   rescaleCfg?: number;
+  /** How far steps go away from what the net says with perturbed attention: PerturbedAttentionGuidance. */
+  pagScale?: number;
 }>;
 
 /** A text encoder (or SDXL's two) with its clip skip; `layer` counts from the end, -1 is the last. */

@@ -29,6 +29,7 @@ export {
 export { isOp, OPS, type Op, parseResultData, type RequestBody, type ResultData } from "./ops.ts";
 export {
   type DaemonStatus,
+  type Features,
   type LoraSpec,
   type ModelList,
   statusSchema,

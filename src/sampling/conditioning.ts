@@ -12,6 +12,13 @@ import {
   multiplierOf,
   resolveArea,
 } from "./areas.ts";
+import {
+  type Control,
+  type ControlCache,
+  controlNegative,
+  type PromptControl,
+  prepareControls,
+} from "./control.ts";
 import { round } from "./float-math.ts";
 import { type ConcatSource, concatOf } from "./inpaint.ts";
 import type { ModelSampling } from "./model-sampling.ts";
@@ -37,6 +44,10 @@ export type Conditioning = Readonly<{
   /** Inpaint and pix2pix models: the latent [n, 4, h, w] (unscaled) and mask to concatenate. */
   concatLatent?: FloatTensor;
   concatMask?: FloatTensor;
+  /** Control nets, in the order in which their residuals add up. */
+  controls?: readonly Control[];
+  /** They act on the negative prompts too, where those have none of their own. */
+  isControlShared?: boolean;
 }>;
 
 /** A prompt ready for each step of one run. */
@@ -55,6 +66,7 @@ export type Prompt = Readonly<{
   /** Applies for sigmaEnd <= sigma <= sigmaStart. */
   sigmaStart: number;
   sigmaEnd: number;
+  controls: readonly PromptControl[];
 }>;
 
 export type PrepareOptions = Readonly<{
@@ -65,7 +77,7 @@ export type PrepareOptions = Readonly<{
 }>;
 
 /** A conditioning whose area and mask fit the latent. */
-type Located = Conditioning & Readonly<{ box?: Box }>;
+export type Located = Conditioning & Readonly<{ box?: Box }>;
 
 function locate(conditioning: Conditioning, shape: readonly number[]): Located {
   const size = { height: shape[2] ?? 1, width: shape[3] ?? 1 };
@@ -117,7 +129,10 @@ function addOpposites(lists: readonly [Located[], Located[]]): void {
   }
 }
 
-function finish(located: Located, { model, shape, concat }: PrepareOptions): Prompt {
+function finish(
+  located: Located,
+  { model, shape, concat, controls }: PrepareOptions & Readonly<{ controls: ControlCache }>,
+): Prompt {
   const [batch = 1] = shape;
   const size = { height: shape[2] ?? 1, width: shape[3] ?? 1 };
   const { startPercent, endPercent, y } = located;
@@ -134,6 +149,7 @@ function finish(located: Located, { model, shape, concat }: PrepareOptions): Pro
         ? Number.POSITIVE_INFINITY
         : round(model.percentToSigma(startPercent)),
     sigmaEnd: endPercent === undefined ? 0 : round(model.percentToSigma(endPercent)),
+    controls: prepareControls(located.controls ?? [], { model, batch, box, known: controls }),
   };
 }
 
@@ -151,8 +167,9 @@ export function prepareConditioning(
   const first = positive.map((entry) => locate(entry, options.shape));
   const second = negative.map((entry) => locate(entry, options.shape));
   addOpposites([first, second]);
+  const finished = { ...options, controls: new Map() };
   return {
-    positive: first.map((entry) => finish(entry, options)),
-    negative: second.map((entry) => finish(entry, options)),
+    positive: first.map((entry) => finish(entry, finished)),
+    negative: controlNegative(first, second).map((entry) => finish(entry, finished)),
   };
 }

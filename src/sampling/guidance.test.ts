@@ -1,8 +1,9 @@
 import { expect, test } from "vitest";
 import type { FloatTensor } from "../tensor/index.ts";
 import { type Conditioning, prepareConditioning } from "./conditioning.ts";
-import { createGuidance, type ForwardInput } from "./guidance.ts";
+import { createGuidance } from "./guidance.ts";
 import { createDiscreteSampling } from "./model-sampling.ts";
+import type { ForwardInput } from "./passes.ts";
 
 const model = createDiscreteSampling({ prediction: "eps" });
 const SHAPE = [1, 4, 16, 16];

@@ -1,11 +1,13 @@
 export type { Area } from "./areas.ts";
 export type { Conditioning } from "./conditioning.ts";
-export type { Forward, ForwardInput } from "./guidance.ts";
+export type { Control, ControlInput } from "./control.ts";
+export type { Perturbed } from "./guidance.ts";
 export {
   createContinuousSampling,
   createDiscreteSampling,
   type ModelSampling,
 } from "./model-sampling.ts";
+export type { Forward, ForwardInput } from "./passes.ts";
 export { prepareNoise } from "./prepare-noise.ts";
 export {
   type SampleOptions,

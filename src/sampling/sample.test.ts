@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 import type { FloatTensor } from "../tensor/index.ts";
-import type { ForwardInput } from "./guidance.ts";
 import { createDiscreteSampling } from "./model-sampling.ts";
+import type { ForwardInput } from "./passes.ts";
 import { prepareNoise } from "./prepare-noise.ts";
 import { type SampleOptions, type StepReport, sample } from "./sample.ts";
 import { isSamplerName, SAMPLER_NAMES } from "./samplers/index.ts";

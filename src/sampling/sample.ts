@@ -2,9 +2,10 @@
 import { LunaError } from "../kernel/index.ts";
 import { type FloatTensor, floatTensor } from "../tensor/index.ts";
 import { type Conditioning, prepareConditioning } from "./conditioning.ts";
-import { createGuidance, type Forward } from "./guidance.ts";
+import { createGuidance, type Perturbed } from "./guidance.ts";
 import { type ConcatSource, noiseMaskOf, withNoiseMask } from "./inpaint.ts";
 import { isMaxDenoise, type ModelSampling, scaleNoise } from "./model-sampling.ts";
+import type { Forward } from "./passes.ts";
 import { prepareNoise } from "./prepare-noise.ts";
 import { type SamplerName, samplerOf } from "./samplers/index.ts";
 import { planSigmas, type SchedulerName } from "./schedules.ts";
@@ -36,6 +37,8 @@ export type SigmaOptions = Readonly<{
   cfg: number;
   /** Share of the rescaled guidance (Lin et al. 2023, section 3.4), 0 by default. */
   rescaleCfg?: number;
+  /** Perturbed-attention guidance: the same net with its self-attention perturbed. */
+  perturbed?: Perturbed;
   samplerName: SamplerName;
   positive: readonly Conditioning[];
   negative: readonly Conditioning[];
@@ -115,7 +118,7 @@ export async function sampleSigmas(options: SigmaOptions): Promise<FloatTensor> 
   const mask = options.noiseMask && noiseMaskOf(options.noiseMask, shape);
   const concat = concatSource(options, latent, mask);
   const prompts = prepareConditioning(options, { model, shape, ...(concat && { concat }) });
-  const { forward, cfg, rescaleCfg, signal } = options;
+  const { forward, cfg, rescaleCfg, perturbed, signal } = options;
   const guided = createGuidance({
     forward,
     model,
@@ -123,6 +126,7 @@ export async function sampleSigmas(options: SigmaOptions): Promise<FloatTensor> 
     ...prompts,
     cfg,
     ...(rescaleCfg !== undefined && { rescaleCfg }),
+    ...(perturbed && { perturbed }),
     ...(signal && { signal }),
   });
   const kept = (): Float32Array =>

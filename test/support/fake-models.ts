@@ -3,6 +3,7 @@ import type {
   LoraRef,
   ModelInfo,
   TextModel,
+  UNetFeatures,
   UNetInputs,
   UNetModel,
   VaeModel,
@@ -40,20 +41,36 @@ export function fakeInfo(id: string, changes: Partial<ModelInfo> = {}): ModelInf
   };
 }
 
-/** eps = 0.5 x + sin(mean of context + timestep / 1000) / 10, plus 0.01 a unit of LoRA strength. */
+/** A step as a fake net was asked for it. */
+export type FakeCall = UNetInputs & Readonly<{ features: UNetFeatures }>;
+
+/**
+ * eps = 0.5 x + sin(mean of context + timestep / 1000) / 10, plus 0.01 a unit of LoRA strength;
+ * perturbed attention halves it.
+ */
 export class FakeUNet implements UNetModel {
   readonly info: ModelInfo;
   readonly loras: readonly LoraRef[];
-  readonly calls: UNetInputs[];
+  readonly features: UNetFeatures;
+  readonly calls: FakeCall[];
 
-  constructor(info: ModelInfo, loras: readonly LoraRef[] = [], calls: UNetInputs[] = []) {
+  constructor(
+    info: ModelInfo,
+    {
+      loras = [],
+      features = {},
+      calls = [],
+    }: Partial<Pick<FakeUNet, "loras" | "features" | "calls">> = {},
+  ) {
     this.info = info;
     this.loras = loras;
+    this.features = features;
     this.calls = calls;
   }
 
   async forward(inputs: UNetInputs): Promise<FloatTensor> {
-    this.calls.push(inputs);
+    this.calls.push({ ...inputs, features: this.features });
+    const factor = this.features.pag ? 0.5 : 1;
     const { x, timesteps, context } = inputs;
     const [rows = 1, channels = 1, height = 1, width = 1] = x.shape;
     const outChannels = Math.min(channels, 4);
@@ -67,14 +84,20 @@ export class FakeUNet implements UNetModel {
         context.data.subarray(row * tokens, (row + 1) * tokens).reduce((a, b) => a + b, 0) / tokens;
       const shift = Math.sin(mean + (timesteps[row] ?? 0) / 1000) / 10 + 0.01 * strength;
       for (let i = 0; i < outRow; i++) {
-        data[row * outRow + i] = 0.5 * (x.data[row * inRow + i] ?? 0) + shift;
+        data[row * outRow + i] = factor * (0.5 * (x.data[row * inRow + i] ?? 0) + shift);
       }
     }
     return floatTensor([rows, outChannels, height, width], data);
   }
 
   withLora(lora: LoraRef): FakeUNet {
-    return new FakeUNet(this.info, [...this.loras, lora], this.calls);
+    const { info, features, calls } = this;
+    return new FakeUNet(info, { loras: [...this.loras, lora], features, calls });
+  }
+
+  withFeatures(features: UNetFeatures): FakeUNet {
+    const { info, loras, calls } = this;
+    return new FakeUNet(info, { loras, features: { ...this.features, ...features }, calls });
   }
 }
 

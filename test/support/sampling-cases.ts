@@ -4,8 +4,10 @@
  */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { toPlanes, upscale } from "../../src/nodes/upscale.ts";
 import {
   type Conditioning,
+  type Control,
   createContinuousSampling,
   createDiscreteSampling,
   type Forward,
@@ -72,7 +74,19 @@ export type SamplingCase = ModelSpec &
     noiseMask?: MaskSpec;
     concat?: "inpaint" | "pix2pix";
     batchIndices?: number[];
+    pag?: number[];
+    controls?: ControlSpec[];
   }>;
+
+type ControlSpec = Readonly<{
+  node: "simple" | "advanced";
+  image: { shape: [number, number, number, number]; seed: number };
+  strength: number;
+  start?: number;
+  end?: number;
+  only?: "positive" | "negative";
+  type?: [number];
+}>;
 
 export type Golden<Case> = Readonly<{
   cases: Readonly<Record<string, Case>>;
@@ -174,6 +188,74 @@ export const analyticForward: Forward = async ({ x, timesteps, context, y }) => 
   return { shape: [rows, 4, height, width], data };
 };
 
+/** PatchedNet of test/reference/sampling_patches.py: analyticForward and its AnalyticControl. */
+export const controlledForward: Forward = async (input) => {
+  const out = await analyticForward(input);
+  const { x, timesteps, context, controls = [] } = input;
+  const [rows = 1, channels = 4, height = 1, width = 1] = x.shape;
+  const tokenCount = context.data.length / rows;
+  for (const { hint, strength, type = 0, rows: own } of controls) {
+    for (const row of own ?? Array.from({ length: rows }, (_, index) => index)) {
+      const words = context.data.subarray(row * tokenCount, (row + 1) * tokenCount);
+      const drive = meanOf(words) + 0.001 * (timesteps[row] ?? 0) + type;
+      const cells = cellMeans(hint, row % (hint.shape[0] ?? 1));
+      for (let index = 0; index < 4 * height * width; index++) {
+        const value = x.data[row * channels * height * width + index] ?? 0;
+        const cell = cells[index % (height * width)] ?? 0;
+        const at = row * 4 * height * width + index;
+        out.data[at] = (out.data[at] ?? 0) + strength * cell * Math.cos(value + drive);
+      }
+    }
+  }
+  return out;
+};
+
+/** Means of 8x8 pixels and all channels of one picture [n, c, H, W]. */
+function cellMeans({ shape, data }: FloatTensor, picture: number): Float64Array {
+  const [, channels = 1, height = 1, width = 1] = shape;
+  const sums = new Float64Array((height / 8) * (width / 8));
+  const begin = picture * channels * height * width;
+  for (let i = 0; i < channels * height * width; i++) {
+    const y = Math.floor(i / width) % height;
+    const cell = (y >> 3) * (width / 8) + ((i % width) >> 3);
+    sums[cell] = (sums[cell] ?? 0) + (data[begin + i] ?? 0);
+  }
+  return sums.map((sum) => sum / (64 * channels));
+}
+
+function createControl({ image, strength, start = 0, end = 1, type }: ControlSpec): Control {
+  const planes = toPlanes(randn(image.seed, image.shape));
+  const options = { method: "nearest-exact", isCropped: true };
+  return {
+    ...{ model: "analytic", strength, startPercent: start, endPercent: end },
+    hint: ({ height, width }) => upscale(planes, { height: height * 8, width: width * 8 }, options),
+    ...(type && { type: type[0] }),
+  };
+}
+
+/** As ControlNetApply and ControlNetApplyAdvanced put controls on two lists. */
+function applyControls(
+  positive: Conditioning[],
+  negative: Conditioning[],
+  specs: readonly ControlSpec[],
+): [Conditioning[], Conditioning[]] {
+  const lists: [Conditioning[], Conditioning[]] = [positive, negative];
+  for (const spec of specs) {
+    const control = createControl(spec);
+    for (const [side, list] of lists.entries()) {
+      const name = side === 0 ? "positive" : "negative";
+      const isSimple = spec.node === "simple";
+      if (isSimple ? side === 1 : spec.only !== undefined && spec.only !== name) continue;
+      lists[side] = list.map((part) => ({
+        ...part,
+        controls: [...(part.controls ?? []), isSimple ? { ...control } : control],
+        isControlShared: isSimple,
+      }));
+    }
+  }
+  return lists;
+}
+
 /** Runs a golden's case with our sampler. */
 export function runCase(
   spec: SamplingCase,
@@ -184,9 +266,19 @@ export function runCase(
   const latent = spec.latentSeed
     ? randn(spec.latentSeed, spec.shape)
     : { shape: spec.shape, data: new Float32Array(spec.shape.reduce((a, b) => a * b, 1)) };
-  const { steps, cfg, denoise, startStep, lastStep, concat } = spec;
+  const { steps, cfg, denoise, startStep, lastStep, concat, pag = [], controls = [] } = spec;
+  const [first, second] = applyControls(
+    positive.map(createConditioning),
+    negative.map(createConditioning),
+    controls,
+  );
+  const perturbedForward: Forward = async (input) => {
+    const { shape, data } = await controlledForward(input);
+    return { shape, data: data.map((value) => value * 0.8) };
+  };
+  const scale = pag.reduce((sum, each) => sum + each, 0);
   return sample({
-    forward: analyticForward,
+    forward: controlledForward,
     modelSampling: createSampling(spec),
     latent,
     noise: prepareNoise(spec.shape, seed, batchIndices),
@@ -195,8 +287,9 @@ export function runCase(
     cfg,
     samplerName: sampler,
     schedulerName: scheduler,
-    positive: positive.map(createConditioning),
-    negative: negative.map(createConditioning),
+    positive: first,
+    negative: second,
+    ...(pag.length > 0 && { perturbed: { forward: perturbedForward, scale } }),
     ...(denoise !== undefined && { denoise }),
     ...(startStep !== undefined && { startStep }),
     ...(lastStep !== undefined && { lastStep }),
