@@ -61,6 +61,10 @@ export function helpText(name: string, command: Command): string {
   );
 }
 
+/** Of a program whose settings cannot be used: to start it again the same way is no use. */
+export const EXIT_SETTINGS = 2;
+const SETTINGS_CODES: readonly string[] = ["CONFIG_INVALID", "DEVICE_UNAVAILABLE"];
+
 /** Parses the command line, reads the settings and runs; operating errors become one line. */
 export async function runCommand(
   name: string,
@@ -69,6 +73,8 @@ export async function runCommand(
 ): Promise<number> {
   const print = (line: string) => void process.stdout.write(`${line}\n`);
   const note = (line: string) => void process.stderr.write(`${line}\n`);
+  // Whoever read the output may be gone (`| head`, a closed terminal): a daemon serves on without.
+  for (const stream of [process.stdout, process.stderr]) stream.on("error", () => undefined);
   const abort = new AbortController();
   const stop = () => abort.abort(new LunaError("CANCELLED", "Stopped."));
   process.once("SIGINT", stop).once("SIGTERM", stop);
@@ -91,6 +97,7 @@ export async function runCommand(
     const known = LunaError.from(error);
     note(`luna ${name}: ${known.message} [${known.code}]`);
     if (known.code === "INTERNAL" && known.cause instanceof Error) note(known.cause.stack ?? "");
+    if (SETTINGS_CODES.includes(known.code)) return EXIT_SETTINGS;
     return known.code === "CANCELLED" ? 130 : 1;
   } finally {
     process.off("SIGINT", stop).off("SIGTERM", stop);

@@ -1,8 +1,9 @@
 /** A daemon that is started again when it dies: clients reconnect and send their requests again. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { setTimeout as wait } from "node:timers/promises";
+import { EXIT_SETTINGS } from "./command.ts";
 
-/** A daemon that ends by itself this soon has a wrong setting or a taken port: no use to repeat. */
+/** A daemon that ends by itself this soon after its first start always will: no use to repeat. */
 const START_MS = 3_000;
 /** Pauses between starts double from the first to the last; a minute of life begins anew. */
 const PAUSE_MS_MIN = 100;
@@ -22,7 +23,8 @@ export async function supervise(args: readonly string[], options: Options): Prom
     const code = await ended(child, signal);
     if (signal.aborted || code === 0) return 0;
     const livedMs = performance.now() - startedAtMs;
-    if (starts === 1 && code !== undefined && livedMs < START_MS) return code;
+    const isFutile = code === EXIT_SETTINGS || (code !== undefined && livedMs < START_MS);
+    if (starts === 1 && isFutile) return code;
     pauseMs = livedMs > STEADY_MS ? PAUSE_MS_MIN : Math.min(2 * pauseMs, PAUSE_MS_MAX);
     note(`[LunaServer] The daemon ended (${code ?? "killed"}); starting it again.`);
     await wait(pauseMs, undefined, { signal }).catch(() => undefined);

@@ -1,4 +1,4 @@
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdtemp, rm, symlink } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import * as runtime from "onnxruntime-node";
@@ -6,6 +6,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { floatsOf, unetItem } from "../../test/support/engine-items.ts";
 import { writeTinyCheckpoint } from "../../test/support/tiny-checkpoint.ts";
 import { SILENT_LOGGER } from "../kernel/index.ts";
+import { placeWeights } from "./model-folder.ts";
 import { OnnxEngine, type OnnxEngineOptions } from "./onnx-engine.ts";
 import { providerNamed } from "./providers.ts";
 import { checkResult, computeSelfTest, relativeError } from "./self-test.ts";
@@ -38,6 +39,34 @@ test.each(["F32", "BF16"] as const)(
     const linked = await step(createEngine(), path);
     const place = async () => ({ type: "memory" }) as const;
     expect(await step(createEngine({ place }), path)).toEqual(linked);
+  },
+);
+
+test.skipIf(process.platform !== "linux")(
+  "on a full disk a net is opened in memory; a session beside it says what is missing",
+  async () => {
+    const path = join(folder, "full.safetensors");
+    await writeTinyCheckpoint(path);
+    const expected = await step(createEngine(), path);
+    let isFull = true;
+    const place = async () => {
+      const own = await placeWeights(path);
+      // A real ENOSPC: the graph is written to a device that is always full.
+      if (own.type === "linked" && isFull)
+        await symlink("/dev/full", join(own.folder, "graph.onnx"));
+      return own;
+    };
+    expect(await step(createEngine({ place }), path)).toEqual(expected);
+    isFull = false;
+    const engine = createEngine({ place });
+    await engine.load(path, "unet");
+    isFull = true;
+    const features = { pag: { blocks: ["middle.0"] } };
+    const run = () => engine.run(path, "unet", [{ ...unetItem({ rows: 2 }), features }]);
+    await expect(run()).rejects.toMatchObject({ code: "DISK_FULL" });
+    isFull = false;
+    expect((await run()).outputs).toHaveLength(1);
+    await engine.unload(path);
   },
 );
 

@@ -8,6 +8,7 @@ import { type LoraModel, needsFullGraph } from "../lora/index.ts";
 import { elementCount } from "../tensor/index.ts";
 import { AdapterFeeds } from "./adapter-feeds.ts";
 import { baseWeights, fileKeyOf } from "./base-weights.ts";
+import { ByteBudget } from "./byte-budget.ts";
 import { buildGraph, buildLoraModel, weightsOf } from "./build-graph.ts";
 import { LoraStore } from "./lora-store.ts";
 import type { ChildFacts } from "./messages.ts";
@@ -26,7 +27,7 @@ import { runText } from "./run-text.ts";
 import { runUNet } from "./run-unet.ts";
 import { runVae } from "./run-vae.ts";
 import { type Runtime, runtimeError, toTensor } from "./runtime.ts";
-import { overlaidWeights, SessionSet } from "./session-set.ts";
+import { overlaidWeights, SessionSet, type Variant } from "./session-set.ts";
 import { SharedTensors } from "./shared-tensors.ts";
 import { hasFeatures } from "./unet-features.ts";
 
@@ -35,6 +36,8 @@ export type OnnxEngineOptions = Readonly<{
   provider: Provider;
   threads?: number;
   loraCacheBytesMax: number;
+  /** Of loaded nets and their overlays together. */
+  memoryBytesMax?: number;
   logger: Logger;
   /** For tests. */
   place?: (path: string) => Promise<WeightsPlace>;
@@ -53,6 +56,8 @@ type LoadedNet = Omit<Net, "session" | "isFull">;
 
 export class OnnxEngine {
   readonly #options: OnnxEngineOptions;
+  readonly #loraBudget: ByteBudget;
+  readonly #overlayBudget: ByteBudget;
   readonly #loras: LoraStore;
   readonly sharedTensors = new SharedTensors();
   readonly #adapterFeeds: AdapterFeeds;
@@ -60,9 +65,12 @@ export class OnnxEngine {
 
   constructor(options: OnnxEngineOptions) {
     const { runtime, provider, loraCacheBytesMax, logger } = options;
+    const { memoryBytesMax = Number.POSITIVE_INFINITY } = options;
     this.#options = options;
-    this.#loras = new LoraStore(loraCacheBytesMax, logger);
-    this.#adapterFeeds = new AdapterFeeds(runtime, provider.choices, loraCacheBytesMax);
+    this.#loraBudget = new ByteBudget(loraCacheBytesMax);
+    this.#overlayBudget = new ByteBudget(() => memoryBytesMax - this.#netBytes());
+    this.#loras = new LoraStore(this.#loraBudget, logger);
+    this.#adapterFeeds = new AdapterFeeds(runtime, provider.choices, this.#loraBudget);
   }
 
   get loras(): LoraStore {
@@ -70,7 +78,11 @@ export class OnnxEngine {
   }
 
   get facts(): ChildFacts {
-    return { rssBytes: process.memoryUsage.rss(), loraCache: this.#loras.facts };
+    return { rssBytes: process.memoryUsage.rss(), loraCache: this.#loraBudget.facts };
+  }
+
+  #netBytes(): number {
+    return [...this.#loaded.values()].reduce((sum, { bytes }) => sum + bytes, 0);
   }
 
   async load(path: string, component: ComponentName): Promise<{ bytes: number; ms: number }> {
@@ -78,20 +90,13 @@ export class OnnxEngine {
     const known = this.#loaded.get(key);
     if (known !== undefined) return { bytes: known.bytes, ms: 0 };
     const begin = performance.now();
-    const place = await (this.#options.place ?? placeWeights)(path);
-    try {
-      const loaded = await this.#open(path, component, place);
-      await afterCreate(place);
-      this.#loaded.set(key, loaded);
-      const ms = Math.round(performance.now() - begin);
-      const { bytes } = loaded;
-      const weights = place.type === "linked" ? `linked ${place.where}` : "read into memory";
-      this.#options.logger.info("net.opened", { path, component, bytes, ms, weights });
-      return { bytes, ms };
-    } catch (error) {
-      await afterRelease(place);
-      throw runtimeError(error, `Opening ${component} of ${path}`);
-    }
+    const loaded = await this.#openSomewhere(path, component);
+    this.#loaded.set(key, loaded);
+    const ms = Math.round(performance.now() - begin);
+    const { bytes, place } = loaded;
+    const weights = place.type === "linked" ? `linked ${place.where}` : "read into memory";
+    this.#options.logger.info("net.opened", { path, component, bytes, ms, weights });
+    return { bytes, ms };
   }
 
   async unload(path: string, component?: ComponentName): Promise<void> {
@@ -114,6 +119,7 @@ export class OnnxEngine {
       throw new LunaError("MODEL_UNKNOWN", `${component} of ${path} is not loaded.`);
     }
     const { net, sessions } = loaded;
+    this.#loraBudget.startRun();
     const prepared: PreparedItem[] = [];
     const warnings: string[][] = [];
     for (const item of items) {
@@ -121,7 +127,10 @@ export class OnnxEngine {
       prepared.push({ item, ...stack });
       warnings.push(own);
     }
-    const { outputs, ms } = await runGroups(net, sessions, prepared);
+    const { outputs, ms } = await runGroups(net, prepared, async (variant) => {
+      this.#overlayBudget.startRun();
+      return await sessions.get(variant);
+    });
     return {
       outputs: outputs.map((tensors, index) => ({
         tensors: new Map(Array.from(tensors, ([name, tensor]) => [name, toTensor(tensor)])),
@@ -129,6 +138,24 @@ export class OnnxEngine {
       })),
       engineMs: ms,
     };
+  }
+
+  /** On a full disk, where not even the graph has room, in memory. */
+  async #openSomewhere(path: string, component: ComponentName): Promise<Loaded> {
+    let place = await (this.#options.place ?? placeWeights)(path);
+    for (;;) {
+      try {
+        const loaded = await this.#open(path, component, place);
+        await afterCreate(place);
+        return loaded;
+      } catch (cause) {
+        await afterRelease(place);
+        const error = runtimeError(cause, `Opening ${component} of ${path}`);
+        if (error.code !== "DISK_FULL" || place.type === "memory") throw error;
+        this.#options.logger.warn("disk.full", { path, message: error.message });
+        place = { type: "memory" };
+      }
+    }
   }
 
   async #open(path: string, component: ComponentName, place: WeightsPlace): Promise<Loaded> {
@@ -152,7 +179,7 @@ export class OnnxEngine {
       weights: bytes,
       path,
       place: this.#options.place ?? placeWeights,
-      overlayBytesMax: this.#options.loraCacheBytesMax,
+      overlayBudget: this.#overlayBudget,
       fileKey: names.fileKey,
     });
     const graph = await sessions.open(place);
@@ -173,8 +200,8 @@ export class OnnxEngine {
  */
 async function runGroups(
   net: LoadedNet,
-  sessions: SessionSet,
   items: readonly PreparedItem[],
+  open: (variant: Variant) => ReturnType<SessionSet["get"]>,
 ): Promise<BatchResult> {
   const groups = new Map<string, number[]>();
   for (const [index, { overlay }] of items.entries()) {
@@ -187,7 +214,7 @@ async function runGroups(
     const group = indices.flatMap((index) => items[index] ?? []);
     const overlay = group[0]?.overlay;
     const isFull = group.some(({ item, applied }) => hasFeatures(item) || needsFullGraph(applied));
-    const variant = await sessions.get({ isFull, ...(overlay && { overlay }) });
+    const variant = await open({ isFull, ...(overlay && { overlay }) });
     const result = await runNet({ ...net, ...variant }, group);
     ms += result.ms;
     for (const [at, index] of indices.entries()) {

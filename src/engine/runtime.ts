@@ -65,6 +65,8 @@ const SHAPES = /invalid (dimensions|rank) for input|unexpected input data type/i
 /** Says what ONNX Runtime said, shortened, under the code that fits. */
 export function runtimeError(error: unknown, what: string): LunaError {
   if (error instanceof LunaError) return error;
+  const known = LunaError.from(error);
+  if (known.code === "DISK_FULL") return known;
   const text = shortened(error);
   if (MEMORY.test(text)) {
     return new LunaError("MEMORY_EXCEEDED", `${what} ran out of memory: ${text}`, { cause: error });

@@ -4,13 +4,13 @@
  * little beside each other. On other devices a session is a copy of the weights: there the full
  * session takes the lean one's place and serves everything from then on.
  */
-import { writeFile } from "node:fs/promises";
+import { open, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { LRUCache } from "lru-cache";
 import type { WeightTable } from "../checkpoint/index.ts";
 import type { BuiltGraph } from "../graph/index.ts";
 import { type Logger, LunaError } from "../kernel/index.ts";
 import { expectUnchanged } from "./base-weights.ts";
+import { type ByteBudget, ByteCache } from "./byte-budget.ts";
 import { afterCreate, afterRelease, type WeightsPlace } from "./model-folder.ts";
 import type { Overlay } from "./net.ts";
 import type { Provider } from "./providers.ts";
@@ -24,7 +24,7 @@ type Opened = Readonly<{
   place: WeightsPlace;
   overlayBytes: number;
   /** ONNX Runtime reads weights given from memory in place and keeps no reference to them. */
-  overlay?: Uint8Array;
+  data?: Uint8Array;
 }>;
 
 export type SessionSetOptions = Readonly<{
@@ -38,8 +38,8 @@ export type SessionSetOptions = Readonly<{
   path: string;
   fileKey: string;
   place: (path: string) => Promise<WeightsPlace>;
-  /** Bytes of all overlays kept. */
-  overlayBytesMax: number;
+  /** Bytes of the overlays of all nets: what the nets themselves leave of the memory for models. */
+  overlayBudget: ByteBudget;
 }>;
 
 /** Name of an overlay's weights beside the checkpoint's. */
@@ -49,15 +49,15 @@ export class SessionSet {
   readonly #options: SessionSetOptions;
   #lean: Opened | undefined;
   #full: Opened | undefined;
-  readonly #overlays: LRUCache<string, Opened>;
+  readonly #overlays: ByteCache<Opened>;
 
   constructor(options: SessionSetOptions) {
     this.#options = options;
-    this.#overlays = new LRUCache({
-      maxSize: options.overlayBytesMax,
-      sizeCalculation: ({ overlayBytes }: Opened) => Math.max(1, overlayBytes),
-      dispose: (opened) => void this.#close(opened).catch(() => undefined),
-    });
+    this.#overlays = new ByteCache(
+      options.overlayBudget,
+      ({ overlayBytes }) => overlayBytes,
+      (opened) => void this.#close(opened).catch(() => undefined),
+    );
   }
 
   /** Opens the lean session over weights that are in place. */
@@ -68,7 +68,10 @@ export class SessionSet {
     return graph;
   }
 
-  /** The session for a variant, opened now if need be. Throws LIMIT_EXCEEDED, FILE_UNREADABLE. */
+  /**
+   * The session for a variant, opened now if need be. Throws MEMORY_EXCEEDED, LIMIT_EXCEEDED,
+   * FILE_UNREADABLE.
+   */
   async get(variant: Variant): Promise<Pick<Opened, "session" | "isFull">> {
     const { overlay, isFull } = variant;
     if (overlay !== undefined) return this.#getOverlay(overlay, isFull);
@@ -84,7 +87,7 @@ export class SessionSet {
   }
 
   async release(): Promise<void> {
-    this.#overlays.clear();
+    for (const key of this.#overlays.keys()) this.#overlays.delete(key);
     for (const opened of [this.#lean, this.#full]) {
       if (opened !== undefined) await this.#close(opened);
     }
@@ -94,17 +97,7 @@ export class SessionSet {
     const key = `${isFull} ${overlay.key}`;
     const known = this.#overlays.get(key);
     if (known !== undefined) return known;
-    const { overlayBytesMax, provider } = this.#options;
-    const { byteLength } = overlay.data;
-    if (byteLength > overlayBytesMax || provider.name !== "cpu") {
-      const limit = provider.name === "cpu" ? overlayBytesMax : 0;
-      // Not MEMORY_EXCEEDED: evicting other models would not help.
-      throw new LunaError(
-        "LIMIT_EXCEEDED",
-        `The LoRA changes whole weights of ${byteLength} bytes; ${limit} are allowed ` +
-          `on ${provider.name}: raise loraCacheMiB, or merge the LoRA into a checkpoint.`,
-      );
-    }
+    expectRoom(overlay, this.#options);
     const opened = await this.#openLater({ isFull, overlay });
     this.#overlays.set(key, opened);
     return opened;
@@ -116,6 +109,10 @@ export class SessionSet {
     const begin = performance.now();
     const place: WeightsPlace =
       weights === undefined ? await this.#options.place(path) : { type: "memory" };
+    if (weights === undefined && place.type === "memory") {
+      const message = `There is no room for a folder of a session of ${path}: make room, or load the model again.`;
+      throw new LunaError("DISK_FULL", message);
+    }
     try {
       if (weights === undefined) await expectUnchanged(path, fileKey);
       const opened = await this.#create(this.#options.build(variant), place, variant);
@@ -125,7 +122,7 @@ export class SessionSet {
       logger.info("net.variant-opened", {
         path,
         isFull,
-        overlayBytes: overlay?.data.byteLength ?? 0,
+        overlayBytes: overlay?.bytes ?? 0,
         ms,
       });
       return opened;
@@ -137,29 +134,26 @@ export class SessionSet {
 
   async #create(graph: BuiltGraph, place: WeightsPlace, variant: Variant): Promise<Opened> {
     const { runtime, provider, threads, weights } = this.#options;
-    const overlay = variant.overlay?.data;
+    const { isFull, overlay } = variant;
     // Data from memory and from files cannot be mixed in one session.
-    const externalData =
-      weights === undefined
-        ? []
-        : [
-            { path: graph.externalFile, data: weights },
-            ...(overlay === undefined ? [] : [{ path: OVERLAY_NAME, data: overlay }]),
-          ];
+    const data = weights && overlay && (await joinWeights(overlay));
+    const externalData = [
+      ...(weights === undefined ? [] : [{ path: graph.externalFile, data: weights }]),
+      ...(data === undefined ? [] : [{ path: OVERLAY_NAME, data }]),
+    ];
     const options: InferenceSession.SessionOptions = {
       ...provider.sessionOptions,
       ...(threads === undefined ? {} : { intraOpNumThreads: threads }),
       ...(externalData.length === 0 ? {} : { externalData }),
     };
-    const opened = { isFull: variant.isFull, place, overlayBytes: overlay?.byteLength ?? 0 };
+    const opened = { isFull, place, overlayBytes: overlay?.bytes ?? 0, ...(data && { data }) };
     if (place.type === "linked") {
       const path = join(place.folder, "graph.onnx");
       await writeFile(path, graph.model);
-      if (overlay !== undefined) await writeFile(join(place.folder, OVERLAY_NAME), overlay);
+      if (overlay !== undefined) await writeWeights(join(place.folder, OVERLAY_NAME), overlay);
       return { ...opened, session: await runtime.InferenceSession.create(path, options) };
     }
-    const session = await runtime.InferenceSession.create(graph.model, options);
-    return { ...opened, session, ...(overlay && { overlay }) };
+    return { ...opened, session: await runtime.InferenceSession.create(graph.model, options) };
   }
 
   async #close({ session, place }: Opened): Promise<void> {
@@ -167,6 +161,52 @@ export class SessionSet {
     await afterRelease(place);
   }
 }
+
+/**
+ * Throws MEMORY_EXCEEDED for an overlay that does not fit beside the loaded nets (without idle ones it
+ * may), LIMIT_EXCEEDED where there is no memory for overlays at all.
+ */
+function expectRoom(
+  { bytes }: Overlay,
+  { overlayBudget, provider }: Pick<SessionSetOptions, "overlayBudget" | "provider">,
+): void {
+  const what = `The LoRA changes whole weights of ${bytes} bytes`;
+  if (provider.name !== "cpu") {
+    throw new LunaError(
+      "LIMIT_EXCEEDED",
+      `${what}, which ${provider.name} does not serve: merge the LoRA into a checkpoint.`,
+    );
+  }
+  if (bytes <= overlayBudget.bytesMax) return;
+  throw new LunaError(
+    "MEMORY_EXCEEDED",
+    `${what}; the loaded models leave ${Math.max(0, overlayBudget.bytesMax)} of memoryMiB: raise it, ` +
+      "unload a model, or merge the LoRA into a checkpoint.",
+  );
+}
+
+async function writeWeights(path: string, { weights }: Overlay): Promise<void> {
+  const file = await open(path, "w");
+  try {
+    for (const weight of weights.values()) await file.writeFile(bytesOf(await weight()));
+  } finally {
+    await file.close();
+  }
+}
+
+async function joinWeights({ bytes, weights }: Overlay): Promise<Uint8Array> {
+  const data = new Uint8Array(bytes);
+  let begin = 0;
+  for (const weight of weights.values()) {
+    const own = bytesOf(await weight());
+    data.set(own, begin);
+    begin += own.byteLength;
+  }
+  return data;
+}
+
+const bytesOf = ({ buffer, byteOffset, byteLength }: Float32Array): Uint8Array =>
+  new Uint8Array(buffer, byteOffset, byteLength);
 
 /** The table of a graph that takes an overlay's layers from the overlay, in float32. */
 export function overlaidWeights(weights: WeightTable, overlay: Overlay | undefined): WeightTable {

@@ -10,6 +10,7 @@ export const ERRORS = {
   DAEMON_NOT_RUNNING: { status: 503, retryable: true },
   DEADLINE_EXCEEDED: { status: 504, retryable: true },
   DEVICE_UNAVAILABLE: { status: 503, retryable: false },
+  DISK_FULL: { status: 507, retryable: true },
   ENGINE_CRASHED: { status: 503, retryable: true },
   ENGINE_FAILED: { status: 500, retryable: false },
   FILE_UNREADABLE: { status: 422, retryable: false },
@@ -34,6 +35,9 @@ export const ERRORS = {
 } as const satisfies Record<string, { status: number; retryable: boolean }>;
 
 export type ErrorCode = keyof typeof ERRORS;
+
+/** What the system says when there is no room, or no room for this user. */
+const NO_ROOM: readonly unknown[] = ["ENOSPC", "EDQUOT"];
 
 /** An operating error with a stable code; broken invariants are asserts instead. */
 export class LunaError extends Error {
@@ -62,6 +66,9 @@ export class LunaError extends Error {
       return new LunaError("CANCELLED", "The request was cancelled.", { cause });
     }
     const text = cause instanceof Error ? cause.message : String(cause);
+    if (cause instanceof Error && "code" in cause && NO_ROOM.includes(cause.code)) {
+      return new LunaError("DISK_FULL", `The disk is full (${text}): make room.`, { cause });
+    }
     return new LunaError("INTERNAL", `Internal error: ${text}`, { cause });
   }
 

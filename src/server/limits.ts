@@ -59,6 +59,8 @@ export const WARNINGS_MAX = 1000;
 
 /** Bytes of one uploaded UNet: SDXL in float32 has 10.3 GB. */
 export const UPLOAD_BYTES_MAX = 16 * 2 ** 30;
+/** An unfinished upload that has not grown for so long belongs to nobody: frames follow each other. */
+export const PART_AGE_MS_MAX = 3_600_000;
 /** Bytes of all uploaded files together. */
 export const UPLOAD_FOLDER_BYTES_MAX = 64 * 2 ** 30;
 /** Room for the header of an uploaded file, written last: SDXL's has 0.25 MB. */

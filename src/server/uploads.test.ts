@@ -1,4 +1,4 @@
-import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
+import { mkdtemp, readdir, readFile, rm, utimes, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
@@ -28,6 +28,17 @@ test("frames become one safetensors file named by its content", async () => {
   await again.add(weights(["a", "b"]));
   expect(await again.finish()).toBe(path);
   expect(await readdir(folder)).toHaveLength(1);
+});
+
+test("what a killed daemon had begun is removed, what another daemon writes is not", async () => {
+  const names = [".old.part", ".new.part", "old.safetensors"];
+  for (const name of names) await writeFile(join(folder, name), "x");
+  const longAgo = new Date(Date.now() - 2 * 3_600_000);
+  for (const name of [".old.part", "old.safetensors"]) {
+    await utimes(join(folder, name), longAgo, longAgo);
+  }
+  await (await Upload.open(folder)).abandon();
+  expect((await readdir(folder)).sort()).toEqual([".new.part", "old.safetensors"]);
 });
 
 test("an abandoned upload leaves nothing, limits and doubles are refused", async () => {

@@ -8,9 +8,15 @@ import { type FileHandle, mkdir, open, readdir, rename, rm, stat } from "node:fs
 import { join } from "node:path";
 import { LunaError } from "../kernel/index.ts";
 import { digestTensor, serializeSafetensorsHeader, type Tensor } from "../tensor/index.ts";
-import { UPLOAD_BYTES_MAX, UPLOAD_FOLDER_BYTES_MAX, UPLOAD_HEADER_BYTES } from "./limits.ts";
+import {
+  PART_AGE_MS_MAX,
+  UPLOAD_BYTES_MAX,
+  UPLOAD_FOLDER_BYTES_MAX,
+  UPLOAD_HEADER_BYTES,
+} from "./limits.ts";
 
 const PREFIX_BYTES = 8;
+const PART = ".part";
 
 export type UploadLimits = Readonly<{ bytesMax?: number; folderBytesMax?: number }>;
 
@@ -35,12 +41,13 @@ export class Upload {
   static async open(folder: string, limits: UploadLimits = {}): Promise<Upload> {
     const { bytesMax = UPLOAD_BYTES_MAX, folderBytesMax = UPLOAD_FOLDER_BYTES_MAX } = limits;
     await mkdir(folder, { recursive: true });
+    await cleanStaleParts(folder);
     const room = folderBytesMax - (await folderBytes(folder));
     if (room <= 0) {
       const message = `Uploaded models take more than ${folderBytesMax} bytes: remove some first.`;
       throw new LunaError("LIMIT_EXCEEDED", message);
     }
-    const partPath = join(folder, `.${randomUUID()}.part`);
+    const partPath = join(folder, `.${randomUUID()}${PART}`);
     const file = await open(partPath, "wx", 0o600);
     return new Upload({ folder, partPath }, file, Math.min(bytesMax, room));
   }
@@ -60,7 +67,7 @@ export class Upload {
         throw new LunaError("LIMIT_EXCEEDED", message);
       }
       const position = UPLOAD_HEADER_BYTES + this.#bytes;
-      await this.#file.write(tensor.bytes, 0, tensor.bytes.byteLength, position);
+      await writeAll(this.#file, tensor.bytes, position);
       this.#bytes += tensor.bytes.byteLength;
       this.#tensors.set(name, { dtype: tensor.dtype, shape: tensor.shape });
       this.#digests.set(name, digestTensor(tensor));
@@ -70,7 +77,7 @@ export class Upload {
   /** Writes the header and gives the file its name; returns its path. */
   async finish(): Promise<string> {
     if (this.#tensors.size === 0) throw new LunaError("REQUEST_INVALID", "The upload is empty.");
-    await this.#file.write(padHeader(serializeSafetensorsHeader(this.#tensors)), 0, null, 0);
+    await writeAll(this.#file, padHeader(serializeSafetensorsHeader(this.#tensors)), 0);
     await this.#file.close();
     const hash = createHash("sha256");
     for (const name of [...this.#digests.keys()].sort()) {
@@ -85,6 +92,25 @@ export class Upload {
   async abandon(): Promise<void> {
     await this.#file.close().catch(() => undefined);
     await rm(this.#partPath, { force: true });
+  }
+}
+
+/** One write may take a part only, on a disk that is filling up without an error. */
+async function writeAll(file: FileHandle, bytes: Uint8Array, position: number): Promise<void> {
+  for (let done = 0; done < bytes.byteLength; ) {
+    const rest = bytes.byteLength - done;
+    done += (await file.write(bytes, done, rest, position + done)).bytesWritten;
+  }
+}
+
+/** Removes what daemons that were killed had begun. */
+async function cleanStaleParts(folder: string): Promise<void> {
+  for (const name of await readdir(folder)) {
+    if (!name.endsWith(PART)) continue;
+    const path = join(folder, name);
+    const changedMs = (await stat(path).catch(() => undefined))?.mtimeMs;
+    if (changedMs === undefined || Date.now() - changedMs < PART_AGE_MS_MAX) continue;
+    await rm(path, { force: true });
   }
 }
 
