@@ -24,8 +24,14 @@ export {
   output,
 } from "./node-definition.ts";
 export { NODE_DEFINITIONS } from "./node-definitions.ts";
+export {
+  pickChannel,
+  readPictureFile,
+  toPngFile,
+  toSmallFile,
+  withAlphaOf,
+} from "./picture-file.ts";
 export { encodePng, readPngText } from "./png.ts";
-export { pngChannel, withAlphaOf } from "./png-alpha.ts";
 export { toPixels } from "./upscale.ts";
 export type {
   Clip,

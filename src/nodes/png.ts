@@ -1,8 +1,7 @@
 /** PNG in and out: pngjs for the pixels, text chunks by hand (https://www.w3.org/TR/png-3/#11tEXt). */
 import { PNG } from "pngjs";
-import { LunaError } from "../kernel/index.ts";
-import { type FloatTensor, floatTensor } from "../tensor/index.ts";
-import { IMAGE_BYTES_MAX, IMAGE_PIXELS_MAX } from "./limits.ts";
+import type { FloatTensor } from "../tensor/index.ts";
+import { checkSize, type PictureFile, unreadable } from "./picture-format.ts";
 
 const SIGNATURE = [0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a];
 /** Length, type and CRC around a chunk's data. */
@@ -13,64 +12,28 @@ const PALETTE = 3;
 const GRAY_ALPHA = 4;
 const RGB_ALPHA = 6;
 
-export type Picture = Readonly<{
-  /** [1, h, w, 3], 0..1 */
-  image: FloatTensor;
-  /** [1, h, w], 1 where the picture is transparent; [1, 64, 64] of zeros without transparency. */
-  mask: FloatTensor;
-}>;
-
-/** ComfyUI's mask of a picture without transparency. */
-const NO_MASK_SIZE = 64;
-
 /** Throws FILE_UNREADABLE for anything but a sound PNG, LIMIT_EXCEEDED for a huge one. */
-export function decodePng(bytes: Uint8Array, name: string): Picture {
-  const { width, height, hasMask } = inspectPng(bytes, name);
-  const rgba = readPixels(hasMask ? bytes : withoutTransparentColor(bytes), name);
-  const pixels = width * height;
-  const image = new Float32Array(pixels * 3);
-  const mask = hasMask ? new Float32Array(pixels) : new Float32Array(NO_MASK_SIZE ** 2);
-  for (let i = 0; i < pixels; i++) {
-    for (let c = 0; c < 3; c++) image[i * 3 + c] = (rgba[i * 4 + c] ?? 0) / 255;
-    if (hasMask) mask[i] = 1 - Math.fround((rgba[i * 4 + 3] ?? 0) / 255);
-  }
-  const maskSize = hasMask ? [height, width] : [NO_MASK_SIZE, NO_MASK_SIZE];
-  return {
-    image: floatTensor([1, height, width, 3], image),
-    mask: floatTensor([1, ...maskSize], mask),
-  };
-}
-
-function unreadable(name: string, why: string, cause?: unknown): LunaError {
-  return new LunaError("FILE_UNREADABLE", `"${name}" ${why}.`, { cause });
+export function decodePng(bytes: Uint8Array, name: string): PictureFile {
+  const { width, height, hasAlpha } = inspectPng(bytes, name);
+  const data = readPixels(hasAlpha ? bytes : withoutTransparentColor(bytes), name);
+  return { width, height, data: new Uint8ClampedArray(data), hasAlpha };
 }
 
 /** Size and transparency from the first chunks, before anything is unpacked. */
 function inspectPng(bytes: Uint8Array, name: string) {
-  if (bytes.byteLength > IMAGE_BYTES_MAX) {
-    throw new LunaError(
-      "LIMIT_EXCEEDED",
-      `"${name}" has ${bytes.byteLength} bytes, limit ${IMAGE_BYTES_MAX}.`,
-    );
-  }
   if (bytes.byteLength < HEADER_END || SIGNATURE.some((byte, i) => bytes[i] !== byte)) {
-    throw unreadable(name, "is not a PNG picture; only PNG is read");
+    throw unreadable(name, "is not a PNG picture");
   }
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const [width, height] = [view.getUint32(16), view.getUint32(20)];
-  if (width * height > IMAGE_PIXELS_MAX) {
-    throw new LunaError(
-      "LIMIT_EXCEEDED",
-      `"${name}" has ${width}x${height} pixels, limit ${IMAGE_PIXELS_MAX}.`,
-    );
-  }
+  checkSize(width, height, name);
   const colorType = bytes[25];
   // A transparent colour of an opaque type is no alpha channel to Pillow; a palette's is.
-  const hasMask =
+  const hasAlpha =
     colorType === GRAY_ALPHA ||
     colorType === RGB_ALPHA ||
     (colorType === PALETTE && listChunks(bytes).some(({ type }) => type === "tRNS"));
-  return { width, height, hasMask };
+  return { width, height, hasAlpha };
 }
 
 type Chunk = Readonly<{ type: string; begin: number; end: number }>;

@@ -94,10 +94,21 @@ def pictures():
         "rgb transparent": (Image.fromarray(ramp[:, :, :3]), {"transparency": (0, 4, 8)}),
         "bits": (Image.fromarray(ramp[:, :, 0] > 100), {}),
     }
+    turned = Image.Exif()
+    turned[0x0112] = 6  # Orientation: turn clockwise to show it.
+    smooth = Image.fromarray(ramp[:, :, :3]).resize((21, 13), Image.BICUBIC)
+    variants |= {
+        "jpeg": (smooth, {"format": "JPEG", "quality": 90}),
+        "jpeg gray": (smooth.convert("L"), {"format": "JPEG", "quality": 90}),
+        "jpeg turned": (smooth, {"format": "JPEG", "quality": 90, "exif": turned}),
+        "webp": (smooth, {"format": "WEBP", "quality": 80}),
+        "webp lossless": (smooth, {"format": "WEBP", "lossless": True}),
+        "webp alpha": (Image.fromarray(ramp), {"format": "WEBP", "lossless": True, "exact": True}),
+    }
     folder = Path(folder_paths.get_input_directory())
     for name, (image, options) in variants.items():
         buffer = io.BytesIO()
-        image.save(buffer, "PNG", **options)
+        image.save(buffer, **{"format": "PNG", **options})
         path = folder / "luna-golden.png"
         path.write_bytes(buffer.getvalue())
         try:

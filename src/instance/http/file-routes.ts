@@ -2,7 +2,13 @@
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { basename, dirname, extname, join } from "node:path";
 import { LunaError } from "../../kernel/index.ts";
-import { pngChannel, withAlphaOf } from "../../nodes/index.ts";
+import {
+  pickChannel,
+  readPictureFile,
+  toPngFile,
+  toSmallFile,
+  withAlphaOf,
+} from "../../nodes/index.ts";
 import { isJsonObject, type Json, parseJson } from "../../workflow/index.ts";
 import { type InstanceFolders, pathBelow } from "../folders.ts";
 import { UPLOAD_NAMES_MAX } from "../limits.ts";
@@ -63,13 +69,34 @@ async function view(request: Request, folders: InstanceFolders): Promise<Reply> 
       ? "application/octet-stream"
       : typeOf(path),
   };
-  const channel = query.get("channel");
-  if (channel === "rgb" || channel === "a") {
-    const bytes = await readFile(path).catch(() => undefined);
-    if (bytes === undefined) return { status: 404 };
-    return { headers, body: pngChannel(bytes, channel, name) };
-  }
+  const made = await otherForm(path, { name, query });
+  if (made !== undefined) return { ...made, headers: { ...headers, ...made.headers } };
   return (await sendFile(path, request, headers)) ?? { status: 404 };
+}
+
+const QUALITY = 90;
+
+/** A picture in another format or with some of its channels, where the address asks for that. */
+async function otherForm(
+  path: string,
+  { name, query }: { name: string; query: URLSearchParams },
+): Promise<Reply | undefined> {
+  const channel = query.get("channel") ?? "";
+  const preview = query.get("preview")?.split(";");
+  if (preview === undefined && channel !== "rgb" && channel !== "a") return undefined;
+  const bytes = await readFile(path).catch(() => undefined);
+  if (bytes === undefined) return { status: 404 };
+  const picture = await readPictureFile(bytes, name);
+  if (preview === undefined) {
+    const body = toPngFile(pickChannel(picture, channel === "a" ? "a" : "rgb"));
+    return { headers: { "content-type": "image/png" }, body };
+  }
+  // ComfyUI's rules: webp wherever transparency is wanted, and for every format it does not know.
+  const format = preview[0] === "jpeg" && !channel.includes("a") ? "jpeg" : "webp";
+  const quality = /^\d+$/.test(preview.at(-1) ?? "") ? Number(preview.at(-1)) : QUALITY;
+  const shown = channel === "rgb" ? pickChannel(picture, "rgb") : picture;
+  const body = await toSmallFile(shown, format, Math.min(quality, 100));
+  return { headers: { "content-type": `image/${format}` }, body };
 }
 
 type Form = Readonly<{
@@ -143,7 +170,11 @@ async function uploadMask(form: Form, folders: InstanceFolders): Promise<Reply> 
   if (typeof path !== "string") return path;
   const original = await readFile(path).catch(() => undefined);
   if (original === undefined) return { status: 404 };
-  const bytes = withAlphaOf(original, image.bytes);
+  const [picture, mask] = [
+    await readPictureFile(original, reference.filename),
+    await readPictureFile(image.bytes, "image"),
+  ];
+  const bytes = toPngFile(withAlphaOf(picture, mask));
   return upload({ ...form, image: { name: image.name, bytes } }, folders);
 }
 

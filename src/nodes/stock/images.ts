@@ -5,7 +5,8 @@ import { BATCH_MAX, RESOLUTION_MAX, SAVE_ATTEMPTS_MAX, VALUES_MAX } from "../lim
 import type { NodeContext, OutputType, SavedFile } from "../node-context.ts";
 import { defineNode, type NodeResult, output } from "../node-definition.ts";
 import { nextCounter, parsePrefix, pictureName } from "../output-name.ts";
-import { decodePng, encodePng } from "../png.ts";
+import { readPictureFile, toPicture } from "../picture-file.ts";
+import { encodePng } from "../png.ts";
 import {
   CROP_METHODS,
   IMAGE_METHODS,
@@ -28,7 +29,7 @@ const loadImage = defineNode({
   name: "LoadImage",
   displayName: "Load Image",
   category: "image",
-  description: "A PNG picture of the input folder and its transparency as a mask.",
+  description: "A PNG, JPEG or WebP picture of the input folder and its transparency as a mask.",
   inputs: { image: { type: "COMBO", choices: "input images", isOpen: true } },
   outputs: [output("IMAGE"), output("MASK")],
   changeKey: async ({ image }, context) =>
@@ -41,7 +42,8 @@ const loadImage = defineNode({
     return [["image", `Invalid image file: ${image}`]];
   },
   async run({ image }, context) {
-    const picture = decodePng(await readPicture(image, context), image);
+    const file = await readPictureFile(await readPicture(image, context), image);
+    const picture = toPicture(file);
     return { outputs: [picture.image, picture.mask] };
   },
 });
