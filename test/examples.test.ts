@@ -27,7 +27,7 @@ test.each(workflows)("%s", async (name) => {
   const prompt = parsePrompt(readFileSync(join(folder, name), "utf8"));
   const short = [...prompt].reduce(
     (changed, [id, { inputs }]) =>
-      inputs.has("steps") ? setInput(changed, `${id}.steps=2`) : changed,
+      inputs.has("steps") ? setInput(changed, `${id}.steps=2`, NODE_DEFINITIONS) : changed,
     prompt,
   );
   const runner = createWorkflowRunner({ definitions: NODE_DEFINITIONS, services });

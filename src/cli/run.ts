@@ -4,7 +4,6 @@ import { tmpdir } from "node:os";
 import { basename, join, resolve } from "node:path";
 import { gunzipSync } from "node:zlib";
 import type { LoraRef, StepTiming } from "../client/index.ts";
-import { openLocalPeer } from "../daemon.ts";
 import { InstanceServices, ModelClients } from "../instance/index.ts";
 import { LunaError } from "../kernel/index.ts";
 import { ASSETS, modelFoldersOf } from "../model-paths.ts";
@@ -42,7 +41,9 @@ async function readWorkflow({ positionals, values }: Invocation): Promise<[strin
     throw new LunaError("FILE_UNREADABLE", `${path} cannot be read.`, { cause });
   });
   const assignments = (values["set"] ?? []) as readonly string[]; // A multiple string option.
-  return [path, assignments.reduce(setInput, parsePrompt(text))];
+  const set = (prompt: Prompt, assignment: string) =>
+    setInput(prompt, assignment, NODE_DEFINITIONS);
+  return [path, assignments.reduce(set, parsePrompt(text))];
 }
 
 /** Turns events of the run into progress of the whole: each node counts one, a sampler by its steps. */
@@ -106,7 +107,8 @@ async function execute(
   const options = clientOptions(config, basename(workflow.path, ".json"));
   const clients = new ModelClients({
     ...options,
-    local: () => openLocalPeer(config, options.client),
+    // The engine's room is loaded only when there is no daemon: it is most of a process's memory.
+    local: async () => (await import("../daemon.ts")).openLocalPeer(config, options.client),
     say: log,
   });
   try {

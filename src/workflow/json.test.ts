@@ -1,5 +1,6 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
+import { NODE_DEFINITIONS } from "../nodes/index.ts";
 import { isJsonObject, type Json, parseJson, setInput, toPythonJson } from "./index.ts";
 import { parsePrompt } from "./prompt.ts";
 
@@ -50,10 +51,19 @@ test("keeps integers, floats and the order of keys, and writes them as Python do
 
 test("--set changes one input", () => {
   const prompt = parsePrompt('{"3": {"class_type": "K", "inputs": {"seed": 1, "name": "x"}}}');
-  const seeded = setInput(prompt, "3.seed=18446744073709551615");
-  expect(seeded.get("3")?.inputs.get("seed")).toBe(18446744073709551615n);
-  expect(setInput(prompt, "3.name=a cat=dog").get("3")?.inputs.get("name")).toBe("a cat=dog");
-  expect(setInput(prompt, '3.name=["4", 0]').get("3")?.inputs.get("name")).toEqual(["4", 0n]);
-  expect(() => setInput(prompt, "4.seed=1")).toThrow(/no node 4, it has 3/);
-  expect(() => setInput(prompt, "seed")).toThrow(/not NODE.INPUT=VALUE/);
+  const set = (text: string) => setInput(prompt, text, NODE_DEFINITIONS).get("3")?.inputs;
+  expect(set("3.seed=18446744073709551615")?.get("seed")).toBe(18446744073709551615n);
+  expect(set("3.name=a cat=dog")?.get("name")).toBe("a cat=dog");
+  expect(set("3.name=a cat. a=dog")?.get("name")).toBe("a cat. a=dog");
+  expect(set('3.name=["4", 0]')?.get("name")).toEqual(["4", 0n]);
+  expect(() => set("4.seed=1")).toThrow(/no node 4, it has 3/);
+  expect(() => set("seed")).toThrow(/not NODE.INPUT=VALUE/);
+});
+
+test("--set refuses an input that a known node does not have", () => {
+  const prompt = parsePrompt('{"3": {"class_type": "VAEDecode", "inputs": {"old": 1}}}');
+  const set = (text: string) => setInput(prompt, text, NODE_DEFINITIONS).get("3")?.inputs;
+  expect(set('3.vae=["4", 2]')?.get("vae")).toEqual(["4", 2n]);
+  expect(set("3.old=2")?.get("old")).toBe(2n);
+  expect(() => set("3.sample=1")).toThrow(/VAEDecode has no input sample, it has samples, vae/);
 });

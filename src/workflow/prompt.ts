@@ -1,5 +1,6 @@
 /** A prompt is ComfyUI's API format: node id to {class_type, inputs, _meta}. */
 import { LunaError } from "../kernel/index.ts";
+import type { NodeDefinition } from "../nodes/index.ts";
 import { isJsonObject, type Json, type JsonObject, parseJson } from "./json.ts";
 import { NODE_COUNT_MAX } from "./limits.ts";
 
@@ -70,9 +71,16 @@ export function withInputs(prompt: Prompt, changed: ReadonlyMap<string, JsonObje
   );
 }
 
-/** `--set NODE.INPUT=VALUE`: VALUE is JSON where it is valid JSON, else a string. */
-export function setInput(prompt: Prompt, assignment: string): Prompt {
-  const match = /^(.+)\.([^.=]+)=([\s\S]*)$/.exec(assignment);
+/**
+ * `--set NODE.INPUT=VALUE`: VALUE is JSON where it is valid JSON, else a string. Throws
+ * REQUEST_INVALID for a node or input there is none of: a run would leave it out without a word.
+ */
+export function setInput(
+  prompt: Prompt,
+  assignment: string,
+  definitions: ReadonlyMap<string, NodeDefinition>,
+): Prompt {
+  const match = /^([^=]+)\.([^.=]+)=([\s\S]*)$/.exec(assignment);
   if (match === null) {
     throw new LunaError("REQUEST_INVALID", `"${assignment}" is not NODE.INPUT=VALUE.`);
   }
@@ -82,6 +90,14 @@ export function setInput(prompt: Prompt, assignment: string): Prompt {
     throw new LunaError(
       "REQUEST_INVALID",
       `"${assignment}": the prompt has no node ${id}, it has ${[...prompt.keys()].join(", ")}.`,
+    );
+  }
+  const specs = definitions.get(node.classType ?? "")?.inputs;
+  if (specs !== undefined && !Object.hasOwn(specs, input) && !node.inputs.has(input)) {
+    const known = Object.keys(specs).join(", ");
+    throw new LunaError(
+      "REQUEST_INVALID",
+      `"${assignment}": ${node.classType} has no input ${input}, it has ${known}.`,
     );
   }
   return withInputs(prompt, new Map([[id, new Map(node.inputs).set(input, looseJson(text))]]));
