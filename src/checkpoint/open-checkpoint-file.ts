@@ -28,6 +28,9 @@ export async function openCheckpointFile(path: string, name: string = path): Pro
       bytes: await readAt(begin, end - begin),
     }));
   } catch (cause) {
+    if (LunaError.isCode(cause, "CHECKPOINT_UNSUPPORTED")) {
+      throw new LunaError(cause.code, `${name}: ${cause.message}`, { cause });
+    }
     if (!LunaError.isCode(cause, "TENSOR_MALFORMED")) throw cause;
     throw new LunaError("FILE_UNREADABLE", `${name} is damaged or incomplete: ${cause.message}`, {
       cause,

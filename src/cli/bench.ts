@@ -68,6 +68,7 @@ export function benchTable(report: Report): string {
 export const bench: Command = {
   summary: `Measures this machine: ${Object.keys(SUITES).join(", ")}. Run it when nothing else runs.`,
   usage: "[SUITE]... [--steps N] [--quick] [--json]",
+  hasOperands: true,
   settings: ["device", "threads"],
   options: {
     quick: { type: "boolean", doc: "Only show that it all runs; no figures to quote." },

@@ -87,13 +87,14 @@ export async function installPack(
 }
 
 /** True where version `one` is older than `other`: numbers, compared part by part. */
-function isOlder(one: string, other: string): boolean {
+export function isOlder(one: string, other: string): boolean {
   return one.localeCompare(other, "en", { numeric: true }) < 0;
 }
 
 export const comfyui: Command = {
   summary: "Puts Luna's nodes into a ComfyUI.",
   usage: USAGE,
+  hasOperands: true,
   settings: [],
   options: { copy: { type: "boolean", doc: "Copy the pack instead of linking to it." } },
   async run({ values, positionals, print, note }) {

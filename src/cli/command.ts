@@ -35,6 +35,8 @@ export type Command = Readonly<{
   summary: string;
   usage: string;
   settings: readonly SettingName[];
+  /** Takes words besides flags, and says itself which. */
+  hasOperands?: boolean;
   options?: Readonly<Record<string, Option>>;
   run: (invocation: Invocation) => Promise<number>;
 }>;
@@ -90,6 +92,10 @@ export async function runCommand(
     if (values["help"]) {
       print(helpText(name, command));
       return 0;
+    }
+    if (positionals.length > 0 && !command.hasOperands) {
+      const message = `"${positionals.join(" ")}" means nothing here: luna ${name} --help.`;
+      throw new LunaError("CONFIG_INVALID", message);
     }
     const config = readConfig({ flags: values });
     return await command.run({ values, positionals, config, print, note, signal: abort.signal });

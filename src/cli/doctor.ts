@@ -9,6 +9,7 @@ import { type Config, LunaError } from "../kernel/index.ts";
 import { modelFoldersOf } from "../model-paths.ts";
 import { ALL_KINDS, ModelFiles } from "../registry/index.ts";
 import { VERSION } from "../version.ts";
+import { isOlder } from "./comfyui.ts";
 import { type Command, JSON_OPTION } from "./command.ts";
 import { withDaemon } from "./daemon-client.ts";
 import { checkLibraries } from "./doctor/device-libraries.ts";
@@ -16,18 +17,19 @@ import type { Finding } from "./doctor/finding.ts";
 import { portOwner } from "./doctor/port-owner.ts";
 import { formatBytes } from "./table.ts";
 
-const NODE_MAJOR_MIN = 20;
+/** As package.json's "engines". */
+const NODE_MIN = "20.11";
 const CONNECT_MS = 1_000;
 
 function checkNode(): Finding {
-  const major = Number(process.versions.node.split(".")[0]);
+  const isOld = isOlder(process.versions.node, NODE_MIN);
   const fact = `Node ${process.versions.node} on ${process.platform}/${process.arch}`;
-  if (major >= NODE_MAJOR_MIN) return { check: "node", state: "ok", fact };
+  if (!isOld) return { check: "node", state: "ok", fact };
   return {
     check: "node",
     state: "problem",
     fact,
-    todo: `Install Node ${NODE_MAJOR_MIN} or newer.`,
+    todo: `Install Node ${NODE_MIN} or newer.`,
   };
 }
 
@@ -260,7 +262,7 @@ export const doctor: Command = {
       await checkMemory(config),
       ...(await checkTokenFile(config)),
       await checkDevice(config),
-      ...checkLibraries(config.device),
+      ...checkLibraries(deviceOf(config)),
       await checkDaemon(config),
       ...(await checkPacks(config)),
     ];

@@ -54,6 +54,7 @@ async function withModel(
 export const preload: Command = {
   summary: "Loads a model now, so that the first step need not wait for it.",
   usage: "NAME [--pin]",
+  hasOperands: true,
   settings,
   options: {
     pin: { type: "boolean", doc: "Keep it in memory until it is unpinned." },
@@ -77,6 +78,7 @@ export const preload: Command = {
 export const unload: Command = {
   summary: "Gives a model's memory back as soon as no step uses it.",
   usage: "NAME",
+  hasOperands: true,
   settings,
   options: { json: JSON_OPTION },
   async run(invocation) {

@@ -167,6 +167,7 @@ function reportText(report: RunReport): string {
 export const run: Command = {
   summary: "Runs a workflow in ComfyUI's API format and saves its pictures.",
   usage: "WORKFLOW.json [--set NODE.INPUT=VALUE]... [--out DIR] [--json]",
+  hasOperands: true,
   settings: [
     "daemonUrl",
     "port",

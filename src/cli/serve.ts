@@ -1,3 +1,4 @@
+import { existsSync } from "node:fs";
 import { startDaemon } from "../daemon.ts";
 import { createLogger, SETTINGS, type SettingName } from "../kernel/index.ts";
 import type { Command } from "./command.ts";
@@ -33,11 +34,15 @@ export const serve: Command = {
         logger.info(event, fields);
       },
     };
+    for (const folder of config.models) {
+      if (existsSync(folder)) continue;
+      note(`[LunaServer] Warning: the model folder ${folder} does not exist.`);
+    }
     const daemon = await startDaemon(config, told);
     const { host, port, socketPath } = daemon.listening;
-    print(
-      `[LunaServer] WebSocket server running on ${host === "127.0.0.1" ? "localhost" : host}:${port}`,
-    );
+    const address = `${host === "127.0.0.1" ? "localhost" : host}:${port}`;
+    print(`[LunaServer] WebSocket server running on ${address}`);
+    print(`[LunaServer] Dashboard http://${address}/`);
     if (socketPath !== undefined) print(`[LunaServer] Unix socket ${socketPath}`);
     await new Promise<void>((resolve) => {
       if (signal.aborted) resolve();

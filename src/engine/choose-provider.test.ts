@@ -13,7 +13,7 @@ function machine(behaviours: Readonly<Record<string, Behaviour>>): SelfTest {
   return {
     compute: async (provider) => {
       const behaviour = behaviours[provider.name];
-      if (behaviour === undefined) throw new LunaError("ENGINE_FAILED", "no library.");
+      if (behaviour === undefined) throw new LunaError("ENGINE_FAILED", "no library");
       return behaviour(provider);
     },
     check: (provider, actual, expected) => checkResult(provider, actual, expected ?? GOOD),
@@ -52,7 +52,9 @@ test("a wrong result leads to plain attention, and where that is wrong too, to r
 test("a forced device that cannot start says why and what to do", async () => {
   await expect(choose("cuda", machine({ cpu }))).rejects.toMatchObject({
     code: "DEVICE_UNAVAILABLE",
-    message: expect.stringMatching(/no library.*ONNXRUNTIME_NODE_INSTALL=cuda12/),
+    message: expect.stringMatching(
+      /no library\. It needs .*ONNXRUNTIME_NODE_INSTALL=cuda12.*luna doctor/,
+    ),
   });
   await expect(choose("cpu", machine({}))).rejects.toMatchObject({ code: "DEVICE_UNAVAILABLE" });
 });

@@ -37,7 +37,8 @@ export async function testProvider(
       if (failure.code !== "DEVICE_UNAVAILABLE") break;
     }
   }
-  const reason = failure?.message ?? "unknown reason";
+  // ONNX Runtime's texts end with or without a full stop.
+  const reason = (failure?.message ?? "unknown reason").replace(/\.?\s*$/, ".");
   if (failure?.code === "DEVICE_UNAVAILABLE") throw failure;
   throw new LunaError(
     "DEVICE_UNAVAILABLE",

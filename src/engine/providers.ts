@@ -36,7 +36,7 @@ export const PROVIDERS: readonly Provider[] = [
     choices: { attention: "fused", compute: "float16", rankMin: 0 },
     errorMax: 2e-2,
     sessionOptions: { ...COMMON, executionProviders: ["cuda"] },
-    fix: "It needs an NVIDIA driver, CUDA 12 with cuDNN 9, and ONNX Runtime's CUDA libraries, which are not installed by default: ONNXRUNTIME_NODE_INSTALL=cuda12 npm rebuild onnxruntime-node (Linux x64).",
+    fix: "It needs an NVIDIA driver, CUDA 12 with cuDNN 9, and ONNX Runtime's CUDA libraries, which are not installed by default: ONNXRUNTIME_NODE_INSTALL=cuda12 npm rebuild onnxruntime-node (Linux x64). npx luna doctor --device cuda lists what is missing.",
   },
   {
     name: "webgpu",
@@ -45,7 +45,7 @@ export const PROVIDERS: readonly Provider[] = [
     choices: { attention: "plain", compute: "float32", rankMin: 1 },
     errorMax: 1e-3,
     sessionOptions: { ...COMMON, executionProviders: ["webgpu"] },
-    fix: "It needs a graphics driver with Vulkan (Linux), Metal (macOS) or Direct3D 12 (Windows).",
+    fix: "It needs a graphics driver with Vulkan (Linux), Metal (macOS) or Direct3D 12 (Windows). npx luna doctor --device webgpu lists what is missing.",
   },
   {
     name: "cpu",

@@ -60,6 +60,7 @@ test("a model is found by id, by name and by path, and its header is read once",
   }
   expect(headers).toHaveLength(1);
   await expect(registry.describe("w")).rejects.toMatchObject({ code: "MODEL_UNKNOWN" });
+  await expect(registry.describe("w.ckpt")).rejects.toThrow(/only .safetensors files are read/);
   await expect(registry.describe("/etc/hosts")).rejects.toMatchObject({ code: "PATH_REFUSED" });
   await expect(registry.describe("../v")).rejects.toMatchObject({ code: "PATH_REFUSED" });
 });

@@ -96,9 +96,12 @@ export class ModelRegistry {
         ? await this.#files.find(kind, rest.join("/"))
         : undefined;
     if (file !== undefined) return file;
+    const todo = /\.(ckpt|pth?|bin|gguf)$/i.test(reference)
+      ? "only .safetensors files are read, convert it"
+      : 'check the name with "luna models"';
     throw new LunaError(
       "MODEL_UNKNOWN",
-      `No model "${reference}" in the folders ${kinds.join(", ")}: check the name with "luna models".`,
+      `No model "${reference}" in the folders ${kinds.join(", ")}: ${todo}.`,
     );
   }
 

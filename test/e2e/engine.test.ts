@@ -242,6 +242,7 @@ test("a file cut short or of another kind is one clear error", async () => {
   });
   await expect(engine.load(join(folder, "good.safetensors"), "unet")).rejects.toMatchObject({
     code: "CHECKPOINT_UNSUPPORTED",
+    message: expect.stringContaining("good.safetensors: This file holds"),
   });
 });
 
