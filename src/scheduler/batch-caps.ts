@@ -1,23 +1,51 @@
 /**
- * How many rows a run of one shape should have, measured while it serves. Rows are compared in
- * levels of powers of two; a level is kept only where rows per second rise by a clear margin, so a
- * device that gains nothing runs one row at a time, and large jobs leave gaps for small ones. It
- * starts at one row, tries the next level as soon as enough rows wait, and looks again at both
- * neighbours now and then.
+ * How many rows a run of one shape may have, measured while it serves. Rows are counted in levels,
+ * powers of two. A shape starts at a high level and stays where rows together cost no more than the
+ * same rows one at a time, nor more than in runs of half the size; where they do cost more, it goes
+ * down a level. Now and then a run is followed by smaller ones for comparison (a trial), rarely
+ * where the answer is clear; the next level up is tried again the same way. What trials can lose is
+ * bounded: the larger the loss, the rarer they are.
  */
 import {
-  CAP_EXPLORE_RUNS,
-  CAP_GAIN_MIN,
   CAP_KEYS_MAX,
-  CAP_SAMPLES_MAX,
-  CAP_SAMPLES_MIN,
+  CAP_LEVEL_START,
+  LOSS_TOLERATED,
+  REFERENCE_ROWS_MAX,
+  REFERENCE_RUNS_MAX,
+  RETRIAL_SHARE,
+  TRIAL_RUNS_MAX,
+  TRIAL_SHARE,
 } from "./limits.ts";
+import { PairedCost } from "./paired-cost.ts";
+
+/** A larger run, and smaller ones right after it. */
+type Trial = {
+  readonly level: number;
+  readonly msPerRow: number;
+  /** Rows of the smaller runs. */
+  readonly reference: number;
+  rows: number;
+  ms: number;
+  /** Runs since it began; others come between when rows are few. */
+  runs: number;
+};
+
+/** Trials of one level against smaller runs of `reference` rows. */
+type Comparison = Readonly<{ reference: number; cost: PairedCost }> & {
+  /** Rows served at that level, or for a level above the cap at the cap, since its last trial. */
+  rowsSince: number;
+};
 
 type Shape = {
-  /** Milliseconds a row of the latest runs, by level. */
-  readonly levels: Map<number, number[]>;
   level: number;
-  runs: number;
+  readonly comparisons: Map<number, readonly Comparison[]>;
+  /** Levels that runs have had. */
+  readonly seen: Set<number>;
+  /** Mean milliseconds of a row alone, judged by all runs. */
+  rowMs: number | undefined;
+  trial: Trial | undefined;
+  /** The next run may be of the level above. */
+  isReaching: boolean;
   /** No run larger than this: one ran out of memory. */
   rowsMax: number;
 };
@@ -32,6 +60,8 @@ export type CapStatus = Readonly<{
 
 /** The power of two that `rows` belong to: 3 and 4 are 4. */
 const levelOf = (rows: number): number => 2 ** Math.ceil(Math.log2(Math.max(1, rows)));
+/** Weight of the latest run in the mean. */
+const ALPHA = 0.2;
 
 export class BatchCaps {
   readonly #shapes = new Map<string, Shape>();
@@ -45,8 +75,9 @@ export class BatchCaps {
   /** Rows the next run of this shape may have. */
   rowsFor(key: string): number {
     const shape = this.#shape(key);
-    if (this.#fixed !== undefined) return Math.min(this.#fixed, shape.rowsMax);
-    return Math.max(1, Math.min(this.#level(shape), shape.rowsMax));
+    const { level, trial, isReaching, rowsMax } = shape;
+    const rows = this.#fixed ?? trial?.reference ?? (isReaching ? level * 2 : level);
+    return Math.max(1, Math.min(rows, rowsMax));
   }
 
   /** What a run has taken. */
@@ -54,12 +85,16 @@ export class BatchCaps {
     if (this.#fixed !== undefined || rows < 1) return;
     const shape = this.#shape(key);
     const level = levelOf(rows);
-    const samples = shape.levels.get(level) ?? [];
-    samples.push(ms / rows);
-    if (samples.length > CAP_SAMPLES_MAX) samples.shift();
-    shape.levels.set(level, samples);
-    shape.runs++;
-    shape.level = bestLevel(shape);
+    if (!shape.seen.has(level)) {
+      // The first run of a size makes buffers that later ones find made.
+      shape.seen.add(level);
+      shape.rowMs ??= ms / rows;
+      return;
+    }
+    const rowMs = ms / rows / (relativeCost(shape, level) ?? 1);
+    shape.rowMs = (shape.rowMs ?? rowMs) * (1 - ALPHA) + rowMs * ALPHA;
+    if (shape.trial !== undefined) continueTrial(shape, shape.trial, { rows, ms });
+    else if (ms > 0) considerTrial(shape, { rows, ms });
   }
 
   /** A run of `rows` did not fit into memory. */
@@ -69,34 +104,28 @@ export class BatchCaps {
   }
 
   /**
-   * Expected milliseconds of a run; undefined before anything was measured. A level not yet seen
-   * counts as a fifth faster than the one below, so that it is worth a try.
+   * Expected milliseconds of a run, on the safe side; undefined before anything was measured. A
+   * level not yet known counts as a fifth faster than the one below, so that it is worth a try.
    */
   expectedMs(key: string, rows: number): number | undefined {
     const shape = this.#shapes.get(key);
-    for (let level = levelOf(rows), hope = 1; shape && level >= 1; level /= 2, hope = 0.8) {
-      const ms = median(shape.levels.get(level));
-      if (ms !== undefined) return hope * ms * rows;
+    if (shape?.rowMs === undefined) return undefined;
+    for (let level = levelOf(rows), hope = 1; ; level /= 2, hope = 0.8) {
+      const cost = level === 1 ? 1 : relativeCost(shape, level, 1);
+      if (cost !== undefined) return hope * cost * shape.rowMs * rows;
     }
-    return undefined;
   }
 
   status(): CapStatus[] {
     return Array.from(this.#shapes, ([key, shape]) => {
-      const levels = [...shape.levels].sort(([a], [b]) => a - b);
-      const rates = levels.map(([level, samples]) => [level, 1000 / (median(samples) ?? 1)]);
-      const rows = this.#fixed ?? Math.min(shape.level, shape.rowsMax);
+      const levels = [...shape.seen].sort((a, b) => a - b);
+      const rates = levels.map((level) => {
+        const ms = (shape.rowMs ?? 1) * (relativeCost(shape, level) ?? 1);
+        return [level, 1000 / ms] as const;
+      });
+      const rows = Math.min(this.#fixed ?? shape.level, shape.rowsMax);
       return { key, rows, rowsPerSecond: Object.fromEntries(rates) };
     });
-  }
-
-  #level({ levels, level, runs }: Shape): number {
-    const isMeasured = (at: number) => (levels.get(at)?.length ?? 0) >= CAP_SAMPLES_MIN;
-    if (!isMeasured(level)) return level;
-    if (!isMeasured(level * 2)) return level * 2;
-    const turn = runs % CAP_EXPLORE_RUNS;
-    if (turn === 0) return level * 2;
-    return turn === CAP_EXPLORE_RUNS / 2 ? Math.max(1, level / 2) : level;
   }
 
   #shape(key: string): Shape {
@@ -104,7 +133,9 @@ export class BatchCaps {
     // Taken out and put in again: the map keeps the order of use.
     if (known !== undefined) this.#shapes.delete(key);
     const shape = known ?? {
-      ...{ levels: new Map(), level: 1, runs: 0, rowsMax: Number.POSITIVE_INFINITY },
+      ...{ level: CAP_LEVEL_START, comparisons: new Map(), seen: new Set<number>() },
+      ...{ rowMs: undefined, trial: undefined, isReaching: false },
+      rowsMax: Number.POSITIVE_INFINITY,
     };
     this.#shapes.set(key, shape);
     const [oldest] = this.#shapes.keys();
@@ -113,17 +144,88 @@ export class BatchCaps {
   }
 }
 
-/** The smallest level that no measured one beats by the margin. */
-function bestLevel({ levels }: Shape): number {
-  const measured = [...levels]
-    .filter(([, samples]) => samples.length >= CAP_SAMPLES_MIN)
-    .map(([level, samples]) => ({ level, ms: median(samples) ?? 0 }))
-    .sort((a, b) => a.level - b.level);
-  const least = Math.min(...measured.map(({ ms }) => ms));
-  return measured.find(({ ms }) => ms <= least * CAP_GAIN_MIN)?.level ?? 1;
+/** A row's cost in runs of `level` over that of a row alone, so many errors on the safe side. */
+function relativeCost(shape: Shape, level: number, errors = 0): number | undefined {
+  const cost = shape.comparisons.get(level)?.find(({ reference }) => reference === 1)?.cost;
+  return cost?.isKnown ? cost.ratio(errors) : undefined;
 }
 
-function median(samples: readonly number[] | undefined): number | undefined {
-  if (samples === undefined || samples.length === 0) return undefined;
-  return samples.toSorted((a, b) => a - b)[Math.floor(samples.length / 2)];
+/** A level is compared with rows alone, and with half its size. */
+function comparisonsOf(shape: Shape, level: number): readonly Comparison[] {
+  const known = shape.comparisons.get(level);
+  if (known !== undefined) return known;
+  const references = level <= 2 ? [1] : [1, level / 2];
+  const fresh = references.map((reference) => {
+    return { reference, cost: new PairedCost(), rowsSince: 0 };
+  });
+  shape.comparisons.set(level, fresh);
+  return fresh;
+}
+
+type Run = Readonly<{ rows: number; ms: number }>;
+
+/** After a run outside a trial: begins one, or reaches for the next level. */
+function considerTrial(shape: Shape, { rows, ms }: Run): void {
+  const level = levelOf(rows);
+  const isHigher = shape.isReaching && level > shape.level;
+  shape.isReaching = false;
+  const comparisons = level > 1 ? comparisonsOf(shape, level) : [];
+  for (const each of comparisons) each.rowsSince += rows;
+  const next = isHigher ? leastSure(comparisons) : comparisons.find((each) => isDue(each, rows));
+  if (next !== undefined) {
+    next.rowsSince = 0;
+    const { reference } = next;
+    shape.trial = { level, reference, msPerRow: ms / rows, rows: 0, ms: 0, runs: 0 };
+    return;
+  }
+  // Only a full run tells that more rows may wait.
+  if (level !== shape.level || rows < shape.level) return;
+  const above = comparisonsOf(shape, level * 2);
+  for (const each of above) each.rowsSince += rows;
+  const loss = Math.max(0, ...above.map(({ cost }) => cost.mean));
+  const isGivenUp = above.some(({ cost }) => cost.isLoss(LOSS_TOLERATED));
+  const share = isGivenUp ? RETRIAL_SHARE : TRIAL_SHARE;
+  const rowsSince = Math.min(...above.map((each) => each.rowsSince));
+  shape.isReaching = rowsSince >= (2 * rows * rarity(loss)) / share;
+}
+
+/** Whether a level in use, of which a run has just had `rows`, should be compared now. */
+function isDue({ cost, rowsSince }: Comparison, rows: number): boolean {
+  // In doubt, larger and smaller runs take turns: whichever is worse has half the rows.
+  if (cost.mean > 0) return true;
+  if (!cost.isKnown) return rowsSince > rows;
+  const runs = (rarity(-cost.mean) * (1 + cost.pairs / 8)) / TRIAL_SHARE;
+  return rowsSince >= rows * Math.min(TRIAL_RUNS_MAX, runs);
+}
+
+/** What stands most in the way of a level: the comparison that it loses, or the least known one. */
+function leastSure(comparisons: readonly Comparison[]): Comparison | undefined {
+  const unknown = comparisons.filter(({ cost }) => !cost.isKnown);
+  const candidates = unknown.length > 0 ? unknown : comparisons;
+  return candidates.toSorted((a, b) => b.cost.mean - a.cost.mean)[0];
+}
+
+/** What a trial loses is about the distance, so trials are rarer by it. */
+const rarity = (distance: number): number => 1 + 20 * distance;
+
+function continueTrial(shape: Shape, trial: Trial, { rows, ms }: Run): void {
+  trial.runs++;
+  if (levelOf(rows) === trial.reference) {
+    trial.rows += rows;
+    trial.ms += ms;
+  }
+  const wanted = Math.max(trial.reference, Math.min(trial.level, REFERENCE_ROWS_MAX));
+  if (trial.rows < wanted) {
+    if (trial.runs >= REFERENCE_RUNS_MAX) shape.trial = undefined;
+    return;
+  }
+  shape.trial = undefined;
+  const comparisons = comparisonsOf(shape, trial.level);
+  const own = comparisons.find(({ reference }) => reference === trial.reference);
+  if (trial.ms > 0) own?.cost.add(trial.msPerRow, trial.ms / trial.rows);
+  if (trial.level <= shape.level) {
+    if (own?.cost.isLoss(LOSS_TOLERATED)) shape.level = trial.level / 2;
+  } else if (comparisons.every(({ cost }) => cost.isFair(LOSS_TOLERATED))) {
+    shape.level = trial.level;
+  }
 }

@@ -9,13 +9,26 @@ export const WAIT_MS_MAX = 20;
 export const CADENCE_MISSES_MAX = 2;
 /** Clients whose cadence is known; the daemon has 256 sessions in use at most at once. */
 export const CLIENTS_MAX = 2048;
-/** A level of rows needs this many runs before it is judged, and is judged by the latest of them. */
-export const CAP_SAMPLES_MIN = 3;
-export const CAP_SAMPLES_MAX = 9;
-/** A larger run must take at most this share of the time a row: below it noise would decide. */
-export const CAP_GAIN_MIN = 1.03;
-/** Every so many runs of a shape, each neighbour of its level is tried once. */
-export const CAP_EXPLORE_RUNS = 128;
+/** Rows a run of a new shape may have: what the daemon allows at most for pictures. */
+export const CAP_LEVEL_START = 16;
+/** A level costs more than the smaller ones only beyond this share: timers and pipes differ as much. */
+export const LOSS_TOLERATED = 0.005;
+/** Pairs of runs before a comparison says anything, and how many it remembers. */
+export const PAIRS_MIN = 3;
+export const PAIR_MEMORY = 128;
+/** Largest difference of a pair that counts, as a share of its mean: a machine may be suspended. */
+export const PAIR_OUTLIER = 1.5;
+/** Pairs in a row that far off what is known, on one side, that make it void. */
+export const SURPRISES_MAX = 3;
+/** Runs after which a level in use is compared again, however clear its gain. */
+export const TRIAL_RUNS_MAX = 128;
+/** Rows of the smaller runs of a trial; more would tell little more and hold others up. */
+export const REFERENCE_ROWS_MAX = 2;
+/** Runs a trial waits for ones of the size it needs; then too few rows come. */
+export const REFERENCE_RUNS_MAX = 12;
+/** Share of rows in trials of a new level, and of one that was given up before. */
+export const TRIAL_SHARE = 1 / 4;
+export const RETRIAL_SHARE = 1 / 16;
 /** Shapes whose rows are known; people use some ten sizes. */
 export const CAP_KEYS_MAX = 256;
 /** A context is repeated to a common length up to this many times the longer one. */
