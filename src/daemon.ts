@@ -19,6 +19,9 @@ import {
 import { VERSION } from "./version.ts";
 
 const MIB = 2 ** 20;
+/** Of the machine's memory, for models. */
+const MEMORY_SHARE = 0.75;
+
 export type Daemon = Readonly<{ core: DaemonCore; engine: Engine; close: () => Promise<void> }>;
 
 /** Starts an engine process and wires a daemon around it; nothing listens yet. */
@@ -28,12 +31,16 @@ export async function createDaemon(
 ): Promise<Daemon> {
   const clientWeights = parseClientWeights(config.clientWeights);
   const loraCacheBytesMax = config.loraCacheMiB * MIB;
-  const engine = await startEngines(config, { loraCacheBytesMax, logger });
+  const bytesMax =
+    config.memoryMiB > 0 ? config.memoryMiB * MIB : Math.floor(totalmem() * MEMORY_SHARE);
+  const engine = await startEngines(config, {
+    ...{ loraCacheBytesMax, memoryBytesMax: bytesMax, logger },
+  });
   const registry = new ModelRegistry({
     folders: modelFoldersOf(config),
     loader: engine,
     openCheckpoint: openCheckpointFile,
-    bytesMax: config.memoryMiB > 0 ? config.memoryMiB * MIB : Math.floor(totalmem() * 0.75),
+    bytesMax,
     logger,
   });
   const core = createDaemonCore({

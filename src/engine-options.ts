@@ -58,8 +58,12 @@ export function parseClientWeights(texts: readonly string[]): ReadonlyMap<string
 
 /** One engine process a device. */
 export async function startEngines(config: Config, shared: EngineOptions): Promise<Engine> {
-  const devices = parseDevices(config.device).map((device) => ({
+  const parsed = parseDevices(config.device);
+  const { memoryBytesMax } = shared;
+  const devices = parsed.map((device) => ({
     ...shared,
+    // Each engine holds every model.
+    ...(memoryBytesMax === undefined ? {} : { memoryBytesMax: memoryBytesMax / parsed.length }),
     ...(config.threads > 0 ? { threads: config.threads } : {}),
     ...device,
   }));

@@ -5,8 +5,9 @@
  */
 import { LRUCache } from "lru-cache";
 import type { AdapterTarget, OpChoices } from "../graph/index.ts";
-import { type Applied, activeAdapters, joinFactors, scaleRows, vectorRows } from "../lora/index.ts";
+import { type Adapter, type Applied, activeAdapters, joinFactors, scaleRows, vectorRows } from "../lora/index.ts";
 import type { FloatTensor } from "../tensor/index.ts";
+import { type ByteBudget, ByteCache } from "./byte-budget.ts";
 import { SCALES_MAX } from "./limits.ts";
 import { type Feeds, type Runtime, toOrt } from "./runtime.ts";
 
@@ -24,12 +25,14 @@ type Joined = Readonly<{ feeds: Feeds; bytes: number; complete: LRUCache<string,
 export class AdapterFeeds {
   readonly #runtime: Runtime;
   readonly #choices: OpChoices;
-  readonly #joined: LRUCache<string, Joined>;
+  readonly #joined: ByteCache<Joined>;
+  /** Inputs that are one adapter's own arrays: they live as long as it does. */
+  readonly #single = new WeakMap<Adapter["factors"], Joined>();
 
-  constructor(runtime: Runtime, choices: OpChoices, bytesMax: number) {
+  constructor(runtime: Runtime, choices: OpChoices, budget: ByteBudget) {
     this.#runtime = runtime;
     this.#choices = choices;
-    this.#joined = new LRUCache({ maxSize: bytesMax, sizeCalculation: ({ bytes }) => bytes });
+    this.#joined = new ByteCache(budget, ({ bytes }) => bytes);
   }
 
   /**
@@ -38,13 +41,7 @@ export class AdapterFeeds {
    */
   feeds(net: Net, rows: readonly (readonly Applied[])[]): Feeds {
     const adapters = activeAdapters(rows);
-    const key = JSON.stringify([net.key, ...adapters.map(({ id }) => id)]);
-    let joined = this.#joined.get(key);
-    if (joined === undefined) {
-      const { feeds, bytes } = this.#toFeeds(joinFactors(net.targets, adapters, this.#choices));
-      joined = { feeds, bytes, complete: new LRUCache({ max: SCALES_MAX }) };
-      this.#joined.set(key, joined);
-    }
+    const joined = this.#join(net, adapters);
     const strengths = adapters.length === 0 ? [] : rows.map(strengthsOf);
     const scalesKey = JSON.stringify([net.isFull, rows.length, strengths]);
     let complete = joined.complete.get(scalesKey);
@@ -61,14 +58,28 @@ export class AdapterFeeds {
   /** Drops what was kept for a net that is unloaded. */
   forget(netKey: string): void {
     const prefix = JSON.stringify([netKey]).slice(0, -1);
-    for (const key of [...this.#joined.keys()]) {
+    for (const key of this.#joined.keys()) {
       if (key.startsWith(prefix)) this.#joined.delete(key);
     }
   }
 
+  #join(net: Net, adapters: readonly Adapter[]): Joined {
+    const [first] = adapters;
+    const isOwn = adapters.length === 1 && this.#choices.compute === "float32";
+    const own = isOwn ? first?.factors : undefined;
+    const key = JSON.stringify([net.key, ...adapters.map(({ id }) => id)]);
+    const known = own === undefined ? this.#joined.get(key) : this.#single.get(own);
+    if (known !== undefined) return known;
+    const { feeds, bytes } = this.#toFeeds(joinFactors(net.targets, adapters, this.#choices));
+    const joined: Joined = { feeds, bytes, complete: new LRUCache({ max: SCALES_MAX }) };
+    if (own === undefined) this.#joined.set(key, joined);
+    else this.#single.set(own, joined);
+    return joined;
+  }
+
   #toFeeds(tensors: ReadonlyMap<string, FloatTensor>): { feeds: Feeds; bytes: number } {
     const feeds: Feeds = {};
-    let bytes = 1; // An entry without bytes is not one for the cache.
+    let bytes = 0;
     for (const [name, tensor] of tensors) {
       feeds[name] = toOrt(this.#runtime, tensor, this.#choices.compute);
       bytes += tensor.data.byteLength;

@@ -209,17 +209,38 @@ test("a batch of items with and without scales, shifts and overlays is each alon
   }
 });
 
-test("an overlay that does not fit into the memory for LoRAs is one clear error", async () => {
-  const small = new OnnxEngine({
-    ...{ runtime, provider: providerNamed("cpu"), threads: 1, logger: SILENT_LOGGER },
-    loraCacheBytesMax: 1000,
-  });
+test("an overlay that does not fit beside the loaded models is one clear error", async () => {
+  const options = { runtime, provider: providerNamed("cpu"), threads: 1, logger: SILENT_LOGGER };
+  const { bytes } = await engine.load(path, "unet");
+  const limits = { loraCacheBytesMax: 3e6, memoryBytesMax: bytes + 1000 };
+  const small = new OnnxEngine({ ...options, ...limits });
   await small.load(path, "unet");
   const lora = await loraOf(CASES["full difference, linear"]?.().parts ?? {}, 1);
   await expect(small.run(path, "unet", [unetItem({ loras: [lora] })])).rejects.toMatchObject({
-    code: "LIMIT_EXCEEDED",
+    code: "MEMORY_EXCEEDED",
   });
   await small.unload(path);
+});
+
+test("overlays stay within the memory that the loaded models leave, the one in use beyond it", async () => {
+  const options = { runtime, provider: providerNamed("cpu"), threads: 1, logger: SILENT_LOGGER };
+  const { bytes } = await engine.load(path, "unet");
+  const overlayBytes = weightOf(`${LINEAR}.weight`).data.byteLength;
+  const memoryBytesMax = bytes + 2.5 * overlayBytes;
+  const tight = new OnnxEngine({ ...options, loraCacheBytesMax: 3e6, memoryBytesMax });
+  await tight.load(path, "unet");
+  const parts = CASES["full difference, linear"]?.().parts ?? {};
+  const loras = await Promise.all([0.1, 0.2, 0.3, 0.4].map((strength) => loraOf(parts, strength)));
+  const items = loras.map((lora) => unetItem({ loras: [lora], rows: 2 }));
+  const expected = await run(items);
+  for (let turn = 0; turn < 3; turn++) {
+    const { outputs } = await tight.run(path, "unet", items);
+    expect(outputs.map(({ tensors }) => floatsOf(tensors.get("out")))).toEqual(expected);
+    expect(tight.facts.overlays.bytes).toBeLessThanOrEqual(2.5 * overlayBytes);
+    expect(tight.facts.overlays.entries).toBeGreaterThan(0);
+  }
+  await tight.unload(path);
+  expect(tight.facts.overlays).toEqual({ entries: 0, bytes: 0 });
 });
 
 test("a file that was replaced since it was loaded has no second session", async () => {

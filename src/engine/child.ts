@@ -107,12 +107,16 @@ async function start(version: number, options: ChildOptions): Promise<void> {
         `The daemon speaks version ${version}, the engine ${PIPE_VERSION}.`,
       );
     }
-    const { threads, loraCacheBytesMax } = options;
+    const { threads, loraCacheBytesMax, memoryBytesMax } = options;
     const runtime = await importRuntime();
     const found = await findProvider(runtime, options);
     const provider = onDevice(found, options.deviceIndex);
-    const threadOption = threads === undefined ? {} : { threads };
-    engine = new OnnxEngine({ runtime, provider, loraCacheBytesMax, logger, ...threadOption });
+    const limits = {
+      loraCacheBytesMax,
+      ...(memoryBytesMax === undefined ? {} : { memoryBytesMax }),
+      ...(threads === undefined ? {} : { threads }),
+    };
+    engine = new OnnxEngine({ runtime, provider, logger, ...limits });
     const chosen = { name: provider.name, attention: provider.choices.attention };
     send({ type: "ready", version: PIPE_VERSION, chosen });
   } catch (error) {

@@ -97,12 +97,14 @@ type Waiting = Readonly<{
   reject: (error: unknown) => void;
 }>;
 
+const NO_ENTRIES = { entries: 0, bytes: 0 };
+
 class ProcessChild implements EngineChild {
   readonly pid: number;
   readonly exited: Promise<string>;
   readonly knownDigests = new Set<string>();
   chosen: Chosen = { name: "cpu", attention: "fused" };
-  facts: ChildFacts = { rssBytes: 0, loraCache: { entries: 0, bytes: 0 } };
+  facts: ChildFacts = { rssBytes: 0, loraCache: NO_ENTRIES, overlays: NO_ENTRIES };
   readonly #process: ChildProcess;
   readonly #pipe: Duplex;
   readonly #reader = new FrameReader();

@@ -1,8 +1,9 @@
 import type { ComponentName, Engine, EngineInfo, RunItem, RunOutput } from "./port.ts";
 
 /**
- * Several devices as one engine. Every net is loaded on each of them, and a run goes to the one that
- * has the fewest under way. On CPUs the copies map the same file; GPUs hold one each.
+ * Several devices as one engine. Every net is loaded on each of them; who queues runs says which is
+ * free, otherwise a run goes to the one that has the fewest under way. On CPUs the copies map the same
+ * file; GPUs hold one each.
  */
 export class EnginePool implements Engine {
   readonly #engines: readonly Engine[];
@@ -40,9 +41,11 @@ export class EnginePool implements Engine {
     path: string,
     component: ComponentName,
     items: readonly RunItem[],
+    { lane }: { lane?: number } = {},
   ): Promise<{ outputs: readonly RunOutput[]; engineMs: number }> {
     const load = (engine: Engine) => this.#running.get(engine) ?? 0;
-    const engine = this.#engines.reduce((least, each) => (load(each) < load(least) ? each : least));
+    const least = this.#engines.reduce((best, each) => (load(each) < load(best) ? each : best));
+    const engine = lane === undefined ? least : (this.#engines[lane] ?? least);
     this.#running.set(engine, load(engine) + 1);
     try {
       return await engine.run(path, component, items);
@@ -67,6 +70,10 @@ export class EnginePool implements Engine {
       loraCache: {
         entries: sum(({ loraCache }) => loraCache.entries),
         bytes: sum(({ loraCache }) => loraCache.bytes),
+      },
+      overlays: {
+        entries: sum(({ overlays }) => overlays.entries),
+        bytes: sum(({ overlays }) => overlays.bytes),
       },
     };
   }

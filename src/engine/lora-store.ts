@@ -1,6 +1,6 @@
 /**
  * Adapters in the engine: files read, parsed and kept by path, size and mtime; factors that
- * clients have sent, kept by digest. Both within a byte budget, least recently used out first.
+ * clients have sent, kept by digest; stacks that had to be folded. All within one byte budget.
  */
 import { stat } from "node:fs/promises";
 import { LRUCache } from "lru-cache";
@@ -19,6 +19,7 @@ import {
   type StackItem,
 } from "../lora/index.ts";
 import { parseSafetensors } from "../tensor/index.ts";
+import { type ByteBudget, ByteCache } from "./byte-budget.ts";
 import { ANNOUNCED_MAX, LORA_FILE_BYTES_MAX } from "./limits.ts";
 import type { KeptByDigest, Tensors } from "./messages.ts";
 import { readRange } from "./model-folder.ts";
@@ -47,30 +48,22 @@ const NO_PATCHES: Patches = new Map();
 type Stack = Readonly<{ applied: readonly Applied[]; overlay?: Overlay }>;
 
 export class LoraStore implements KeptByDigest<Tensors> {
+  readonly #budget: ByteBudget;
   readonly #logger: Logger;
-  readonly #parsed: LRUCache<string, ParsedLora>;
-  readonly #sent: LRUCache<string, Tensors>;
+  readonly #parsed: ByteCache<ParsedLora>;
+  readonly #sent: ByteCache<Tensors>;
   /** Factors of sent tensors by net; they are views, so they live as long as the tensors. */
   readonly #views = new WeakMap<Tensors, Map<string, Patches>>();
   /** Stacks that are more than a sum, by net, adapters and strengths. */
-  readonly #folded: LRUCache<string, Stack>;
+  readonly #folded: ByteCache<Stack>;
   readonly #announced = new LRUCache<string, true>({ max: ANNOUNCED_MAX });
 
-  constructor(bytesMax: number, logger: Logger) {
+  constructor(budget: ByteBudget, logger: Logger) {
+    this.#budget = budget;
     this.#logger = logger;
-    this.#parsed = new LRUCache({
-      maxSize: bytesMax,
-      sizeCalculation: (lora: ParsedLora) => Math.max(1, lora.bytes),
-    });
-    this.#sent = new LRUCache({ maxSize: bytesMax, sizeCalculation: bytesOf });
-    this.#folded = new LRUCache({ maxSize: bytesMax, sizeCalculation: bytesOfStack });
-  }
-
-  get facts(): { entries: number; bytes: number } {
-    return {
-      entries: this.#parsed.size + this.#sent.size + this.#folded.size,
-      bytes: this.#parsed.calculatedSize + this.#sent.calculatedSize + this.#folded.calculatedSize,
-    };
+    this.#parsed = new ByteCache(budget, ({ bytes }) => bytes);
+    this.#sent = new ByteCache(budget, bytesOf);
+    this.#folded = new ByteCache(budget, bytesOfStack);
   }
 
   keep(digest: string, factors: Tensors): void {
@@ -113,7 +106,8 @@ export class LoraStore implements KeptByDigest<Tensors> {
     const targets = new Map([...net.targets, ...net.norms].map((each) => [each.name, each]));
     const target = (layer: string) => targets.get(layer);
     const { applied, dense } = await foldStack(stack, { target, weight: net.baseWeight });
-    const folded: Stack = dense.size === 0 ? { applied } : { applied, overlay: join(key, dense) };
+    const folded: Stack =
+      dense.size === 0 ? { applied } : { applied, overlay: overlayOf(key, dense, targets) };
     this.#folded.set(key, folded);
     return folded;
   }
@@ -141,7 +135,7 @@ export class LoraStore implements KeptByDigest<Tensors> {
         return undefined;
       }
       this.#parsed.set(cacheKey, parsed);
-      if (!this.#parsed.has(cacheKey)) {
+      if (parsed.bytes > this.#budget.bytesMax) {
         // Larger than the whole budget: it would be read again at each step, so somebody should hear.
         this.#logger.warn("lora.not-kept", { lora: source.name, bytes: parsed.bytes });
         warnings.push(
@@ -193,20 +187,23 @@ export class LoraStore implements KeptByDigest<Tensors> {
   }
 }
 
-function join(key: string, dense: ReadonlyMap<string, Float32Array>): Overlay {
-  const layers = new Map(Array.from(dense, ([layer, { byteLength }]) => [layer, byteLength]));
-  const data = new Uint8Array([...layers.values()].reduce((sum, bytes) => sum + bytes, 0));
-  let begin = 0;
-  for (const { buffer, byteOffset, byteLength } of dense.values()) {
-    data.set(new Uint8Array(buffer, byteOffset, byteLength), begin);
-    begin += byteLength;
+function overlayOf(
+  key: string,
+  weights: ReadonlyMap<string, () => Promise<Float32Array>>,
+  targets: ReadonlyMap<string, AdapterTarget>,
+): Overlay {
+  const layers = new Map<string, number>();
+  for (const layer of weights.keys()) {
+    const { inputs = 0, outputs = 0, kernel = [1, 1] } = targets.get(layer) ?? {};
+    layers.set(layer, 4 * inputs * outputs * kernel[0] * kernel[1]);
   }
-  return { key, layers, data };
+  const bytes = [...layers.values()].reduce((sum, each) => sum + each, 0);
+  return { key, layers, bytes, weights };
 }
 
-/** Overlays, and factors that folding has made; others belong to their files. */
-function bytesOfStack({ applied, overlay }: Stack): number {
-  let bytes = 1 + (overlay?.data.byteLength ?? 0);
+/** Factors that folding has made; others belong to their files. */
+function bytesOfStack({ applied }: Stack): number {
+  let bytes = 0;
   for (const { factors } of applied) {
     for (const { up, down } of factors.values()) bytes += up.byteLength + down.byteLength;
   }
@@ -214,7 +211,7 @@ function bytesOfStack({ applied, overlay }: Stack): number {
 }
 
 function bytesOf(tensors: Tensors): number {
-  let bytes = 1; // An entry without bytes is not one for the cache.
+  let bytes = 0;
   for (const tensor of tensors.values()) bytes += tensor.bytes.byteLength;
   return bytes;
 }

@@ -18,6 +18,7 @@ export type ChildOptions = Readonly<{
   /** Threads inside an operator; the physical cores if not given. */
   threads?: number;
   loraCacheBytesMax: number;
+  memoryBytesMax?: number;
   /** Which of several devices of a kind. */
   deviceIndex?: number;
   /** What the first process found out: a new one serves the same way, without another test. */
@@ -68,6 +69,7 @@ export type ParentMessage =
 export type ChildFacts = Readonly<{
   rssBytes: number;
   loraCache: Readonly<{ entries: number; bytes: number }>;
+  overlays: Readonly<{ entries: number; bytes: number }>;
 }>;
 
 export type Result =

@@ -30,9 +30,12 @@ export type PreparedItem = Readonly<{
 /** New weights of some layers; the key names their content. */
 export type Overlay = Readonly<{
   key: string;
-  /** Names of the layers and the bytes of their weights in float32, one after another in `data`. */
+  /** Names of the layers and the bytes of their weights in float32. */
   layers: ReadonlyMap<string, number>;
-  data: Uint8Array;
+  /** Of all layers. */
+  bytes: number;
+  /** The weights, each computed when it is asked for. */
+  weights: ReadonlyMap<string, () => Promise<Float32Array>>;
 }>;
 
 export type BatchResult = Readonly<{

@@ -78,7 +78,8 @@ export class OnnxEngine {
   }
 
   get facts(): ChildFacts {
-    return { rssBytes: process.memoryUsage.rss(), loraCache: this.#loraBudget.facts };
+    const [loraCache, overlays] = [this.#loraBudget.facts, this.#overlayBudget.facts];
+    return { rssBytes: process.memoryUsage.rss(), loraCache, overlays };
   }
 
   #netBytes(): number {
@@ -92,6 +93,7 @@ export class OnnxEngine {
     const begin = performance.now();
     const loaded = await this.#openSomewhere(path, component);
     this.#loaded.set(key, loaded);
+    this.#overlayBudget.startRun(); // Overlays make room.
     const ms = Math.round(performance.now() - begin);
     const { bytes, place } = loaded;
     const weights = place.type === "linked" ? `linked ${place.where}` : "read into memory";

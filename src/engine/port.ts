@@ -74,11 +74,13 @@ export type EngineInfo = Readonly<{
   restarts: number;
   loaded: readonly Readonly<{ path: string; component: ComponentName; bytes: number }>[];
   loraCache: Readonly<{ entries: number; bytes: number }>;
+  /** Sessions with changed weights, beside the loaded ones. */
+  overlays: Readonly<{ entries: number; bytes: number }>;
 }>;
 
 /** What the daemon asks of a device. Implementations: the supervised child process, a fake for tests. */
 export interface Engine {
-  /** Runs it can have under way at once; 1 when not given. */
+  /** Devices, each of which has one run under way at a time; 1 when not given. */
   readonly lanes?: number;
   /**
    * Opens one net of a checkpoint file; loading it again is a no-op. Survives engine restarts.
@@ -87,11 +89,12 @@ export interface Engine {
    */
   load(path: string, component: ComponentName): Promise<{ bytes: number; ms: number }>;
   unload(path: string, component?: ComponentName): Promise<void>;
-  /** One session run for all items; `engineMs` is the time spent inside the session. */
+  /** One session run for all items, on one of the lanes; `engineMs` is the time spent inside the session. */
   run(
     path: string,
     component: ComponentName,
     items: readonly RunItem[],
+    options?: Readonly<{ lane?: number }>,
   ): Promise<{ outputs: readonly RunOutput[]; engineMs: number }>;
   info(): Promise<EngineInfo>;
   close(): Promise<void>;

@@ -9,7 +9,10 @@ import { SupervisedEngine } from "./supervised-engine.ts";
 class FakeChild implements EngineChild {
   readonly pid: number;
   readonly chosen = { name: "cpu", attention: "fused" } as const;
-  readonly facts = { rssBytes: 1, loraCache: { entries: 0, bytes: 0 } };
+  readonly facts = {
+    ...{ rssBytes: 1, loraCache: { entries: 0, bytes: 0 } },
+    overlays: { entries: 0, bytes: 0 },
+  };
   readonly knownDigests = new Set<string>();
   readonly requests: Request[] = [];
   readonly exited: Promise<string>;

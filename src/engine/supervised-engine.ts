@@ -37,6 +37,8 @@ export type EngineOptions = Readonly<{
   threads?: number;
   /** Bytes of parsed LoRAs kept in the engine. */
   loraCacheBytesMax?: number;
+  /** Of loaded nets and of the weights that LoRAs change as a whole, together; no limit if not given. */
+  memoryBytesMax?: number;
   /** No run counts as hung before so many ms. */
   hangMs?: number;
   /** Which of several devices of a kind, from 0; CUDA only. */
@@ -95,10 +97,11 @@ export class SupervisedEngine implements Engine {
 
   constructor(options: EngineOptions, dependencies: SupervisorDependencies) {
     const { device = "auto", threads = 0, loraCacheBytesMax = LORA_CACHE_BYTES_DEFAULT } = options;
-    const { deviceIndex, hangMs = HANG_MS_DEFAULT } = options;
+    const { deviceIndex, hangMs = HANG_MS_DEFAULT, memoryBytesMax } = options;
     this.#options = {
       ...{ device, loraCacheBytesMax },
       ...(threads === 0 ? {} : { threads }),
+      ...(memoryBytesMax === undefined ? {} : { memoryBytesMax }),
       ...(deviceIndex === undefined ? {} : { deviceIndex }),
     };
     this.#hangMs = hangMs;
@@ -183,6 +186,7 @@ export class SupervisedEngine implements Engine {
       provider: providerNamed(this.#device).title,
       rssBytes: child?.facts.rssBytes ?? 0,
       loraCache: child?.facts.loraCache ?? { entries: 0, bytes: 0 },
+      overlays: child?.facts.overlays ?? { entries: 0, bytes: 0 },
       restarts: this.#restarts,
       loaded: this.#nets.list(),
     };

@@ -90,7 +90,7 @@ export const SETTINGS = {
     min: 0,
     max: 16 * MIB,
     unit: "MiB",
-    doc: "Budget of loaded models; the least recently used idle one goes first. 0 takes three quarters of the machine's memory.",
+    doc: "Budget of loaded models and of the weights that LoRAs change as a whole; what is idle goes first. 0 takes three quarters of the machine's memory.",
   },
   loraCacheMiB: {
     kind: "integer",
@@ -98,7 +98,7 @@ export const SETTINGS = {
     min: 1,
     max: MIB,
     unit: "MiB",
-    doc: "Budget of parsed LoRA files.",
+    doc: "Budget of LoRAs: files parsed, factors sent by clients, and what is joined from them for a batch.",
   },
   tensorStoreMiB: {
     kind: "integer",

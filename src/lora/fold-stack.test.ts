@@ -43,7 +43,11 @@ function stackOf(name: string, target: AdapterTarget): StackItem[] {
 }
 
 /** The weight that the graph has in effect: additive changes add up beside the base or the overlay. */
-function effective(folded: FoldedStack, base: Float32Array, target: AdapterTarget): Float32Array {
+async function effective(
+  folded: FoldedStack,
+  base: Float32Array,
+  target: AdapterTarget,
+): Promise<Float32Array> {
   let [row, column] = [new Float32Array(target.outputs), new Float32Array(target.inputs)];
   const changes: LowRank[] = [];
   for (const { strength, factors } of folded.applied) {
@@ -54,7 +58,7 @@ function effective(folded: FoldedStack, base: Float32Array, target: AdapterTarge
     changes.push({ ...change, up: change.up.map((value) => value * strength) });
   }
   const none = { rank: 0, down: new Float32Array(0), up: new Float32Array(0) };
-  const start = folded.dense.get("x") ?? base;
+  const start = (await folded.dense.get("x")?.()) ?? base;
   let weight = applyLowRank(start, { ...none, row, column }, { strength: 1, target });
   for (const { rank, up, down } of changes) {
     weight = applyLowRank(weight, { rank, up, down }, { strength: 1, target });
@@ -72,7 +76,7 @@ test.each(names)("%s is the weight ComfyUI makes", async (name) => {
     weight: async () => base.data,
   });
   const expected = toFloat(golden(`${name}|weight`)).data;
-  const actual = effective(folded, base.data, target);
+  const actual = await effective(folded, base.data, target);
   const largest = expected.reduce((max, value) => Math.max(max, Math.abs(value)), 0);
   const error = expected.reduce(
     (max, value, i) => Math.max(max, Math.abs(value - (actual[i] ?? Number.NaN))),

@@ -28,11 +28,13 @@ export type FoldBase = Readonly<{
 
 export type FoldedStack = Readonly<{
   applied: readonly Applied[];
-  /** Layers whose whole weight changes. */
-  dense: ReadonlyMap<string, Float32Array>;
+  /** Layers whose whole weight changes, and the weights, each computed when it is asked for. */
+  dense: ReadonlyMap<string, () => Promise<Float32Array>>;
 }>;
 
 type Entry = Readonly<{ patch: LayerPatch; strength: number }>;
+
+const NOTHING: LowRank = { rank: 0, down: new Float32Array(0), up: new Float32Array(0) };
 
 /** Patches resolved against the checkpoint's weight; a patch belongs to one net. */
 const resolved = new WeakMap<LayerPatch, LowRank>();
@@ -68,14 +70,20 @@ export async function foldStack(stack: readonly StackItem[], base: FoldBase): Pr
     applied.push({ id: `${id}${rest}`, strength, factors });
   }
   if (names.size === 0) return { applied, dense: new Map() };
-  const dense = new Map<string, Float32Array>();
+  const dense = new Map<string, () => Promise<Float32Array>>();
   const factors = new Map<string, LowRank>();
   for (const [layer, list] of folded) {
     const target = base.target(layer);
     if (target === undefined) continue;
-    const result = foldLayer(list, await base.weight(layer), target);
-    factors.set(layer, result.change);
-    if (result.weight !== undefined) dense.set(layer, result.weight);
+    if (list.every(({ patch }) => patch.dense === undefined)) {
+      factors.set(layer, foldLayer(list, await base.weight(layer), target).change);
+      continue;
+    }
+    factors.set(layer, { ...NOTHING, ...vectorsOf(list) });
+    dense.set(layer, async () => {
+      const weight = await base.weight(layer);
+      return foldLayer(list, weight, target).weight ?? weight;
+    });
   }
   const id = `fold ${JSON.stringify(active.map(({ id: own, strength }) => [own, strength]))}`;
   return { applied: [...applied, { id, strength: 1, factors }], dense };
@@ -106,15 +114,13 @@ function foldLayer(
   base: Float32Array,
   target: AdapterTarget,
 ): { change: LowRank; weight?: Float32Array } {
-  let change: LowRank = { rank: 0, down: new Float32Array(0), up: new Float32Array(0) };
+  let change: LowRank = NOTHING;
   let weight: Float32Array | undefined;
-  const bias = sumOf(list, "bias");
-  const gain = sumOf(list, "gain");
   for (const { patch: whole, strength } of list) {
     const { multiply, ...patch } = whole;
     if (multiply !== undefined) {
       const row = new Float32Array(target.outputs).fill(multiply - 1);
-      const next = { rank: 0, down: new Float32Array(0), up: new Float32Array(0), row };
+      const next = { ...NOTHING, row };
       if (weight === undefined) change = compose(change, next, { strength: 1, target });
       else weight = applyLowRank(weight, next, { strength: 1, target });
     }
@@ -133,12 +139,14 @@ function foldLayer(
     if (weight === undefined) change = compose(change, next, { strength, target });
     else weight = applyLowRank(weight, next, { strength, target });
   }
-  const vectors = { ...(bias && { bias }), ...(gain && { gain }) };
-  if (weight === undefined) return { change: { ...change, ...vectors } };
-  return {
-    change: { rank: 0, down: new Float32Array(0), up: new Float32Array(0), ...vectors },
-    weight,
-  };
+  if (weight === undefined) return { change: { ...change, ...vectorsOf(list) } };
+  return { change: { ...NOTHING, ...vectorsOf(list) }, weight };
+}
+
+function vectorsOf(list: readonly Entry[]): Pick<LowRank, "bias" | "gain"> {
+  const bias = sumOf(list, "bias");
+  const gain = sumOf(list, "gain");
+  return { ...(bias && { bias }), ...(gain && { gain }) };
 }
 
 function applyWhole(

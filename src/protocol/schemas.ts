@@ -168,6 +168,7 @@ export const statusSchema = z.object({
     rssBytes: z.number(),
     restarts: z.number(),
     loraCache: z.object({ entries: z.number(), bytes: z.number() }),
+    overlays: z.object({ entries: z.number(), bytes: z.number() }),
   }),
   tensorStore: z.object({ entries: z.number(), bytes: z.number(), bytesMax: z.number() }),
 });

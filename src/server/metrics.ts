@@ -123,6 +123,7 @@ function gauges(registry: Registry) {
     memory: gauge("resident_memory_bytes", "Resident memory of a process.", ["process"]),
     loraEntries: gauge("lora_cache_entries", "LoRA files parsed and kept."),
     loraBytes: gauge("lora_cache_bytes", "Bytes of the LoRA files kept."),
+    overlayBytes: gauge("overlay_bytes", "Bytes of weights that LoRAs change as a whole."),
     storeEntries: gauge("tensor_store_entries", "Tensors and factors held by digest."),
     storeBytes: gauge("tensor_store_bytes", "Bytes held by digest."),
     storeBytesMax: gauge("tensor_store_max_bytes", "Bytes that may be held by digest."),
@@ -153,6 +154,7 @@ function read(all: ReturnType<typeof gauges>, status: DaemonStatus): void {
   all.memory.set({ process: "engine" }, engine.rssBytes);
   all.loraEntries.set(engine.loraCache.entries);
   all.loraBytes.set(engine.loraCache.bytes);
+  all.overlayBytes.set(engine.overlays.bytes);
   all.storeEntries.set(tensorStore.entries);
   all.storeBytes.set(tensorStore.bytes);
   all.storeBytesMax.set(tensorStore.bytesMax);

@@ -18,7 +18,7 @@ type StatusParts = Readonly<{
 export async function readStatus(parts: StatusParts): Promise<DaemonStatus> {
   const { options, store, runner, sessions, uptimeMs } = parts;
   const [models, engine] = await Promise.all([options.registry.list(), options.engine.info()]);
-  const { pid, device, provider, rssBytes, restarts, loraCache } = engine;
+  const { pid, device, provider, rssBytes, restarts, loraCache, overlays } = engine;
   return {
     daemon: {
       version: options.version,
@@ -30,7 +30,7 @@ export async function readStatus(parts: StatusParts): Promise<DaemonStatus> {
     sessions: sessions.flatMap((session) => session.toStatus() ?? []),
     queue: runner.queueState,
     batches: { ...runner.batches, caps: [...runner.caps] },
-    engine: { pid, device, provider, rssBytes, restarts, loraCache },
+    engine: { pid, device, provider, rssBytes, restarts, loraCache, overlays },
     tensorStore: store.state,
   };
 }

@@ -105,6 +105,7 @@ export class FakeEngine implements Engine {
       restarts: 0,
       loaded: [...this.#loaded.values()],
       loraCache: { entries: 0, bytes: 0 },
+      overlays: { entries: 0, bytes: 0 },
     };
   }
 
