@@ -17,14 +17,15 @@ function createPool() {
   return { pool: new EnginePool(engines), engines, runs };
 }
 
-test("runs go to the device with the fewest under way", async () => {
+test("runs go to the device that is named, or has the fewest under way", async () => {
   const { pool, runs } = createPool();
   expect(pool.lanes).toBe(2);
   const answers = [pool.run("/a", "unet", []), pool.run("/a", "unet", [])];
   runs[1]?.finish();
   await answers[1];
   answers.push(pool.run("/a", "unet", []));
-  expect(runs.map(({ engine }) => engine)).toEqual([0, 1, 1]);
+  answers.push(pool.run("/a", "unet", [], { lane: 1 }));
+  expect(runs.map(({ engine }) => engine)).toEqual([0, 1, 1, 1]);
   for (const { finish } of runs) finish();
   await Promise.all(answers);
 });

@@ -178,6 +178,96 @@ test("a large client does not stall a small one by more than one run", async () 
   expect((await Promise.all(large)).map(({ result }) => result.length)).toEqual([16, 16, 16]);
 });
 
+test("16 rows at 128x128 and one at 32x32: the small client waits for the run under way alone", async () => {
+  let nowMs = 0;
+  const { queue, runs } = createQueue({ now: () => nowMs, caps: new BatchCaps() });
+  const finish = async () => {
+    const run = runs.at(-1);
+    for (const { job: own, range } of run?.parts ?? []) nowMs += range.rows * own.rowCost;
+    run?.finish();
+    await flush();
+  };
+  const large = { client: "large", batchKey: "128", rows: 16, rowsMax: 4, rowCost: 16384 };
+  const small = { client: "small", batchKey: "32", rowsMax: 16, rowCost: 1024 };
+  let next = queue.submit(job(0, large));
+  await flush();
+  for (let step = 0; step < 40; step++) {
+    const sinceMs = nowMs;
+    let isDone = false;
+    void queue.submit(job(100, small)).then(() => {
+      isDone = true;
+    });
+    for (let run = 0; run < 2; run++) await finish();
+    expect(isDone).toBe(true);
+    // A quarter of the large client's step, and its own.
+    expect(nowMs - sinceMs).toBeLessThanOrEqual(4 * 16384 + 1024);
+    if (queue.state.depth === 0 && queue.state.running === 0) next = queue.submit(job(0, large));
+    await flush();
+  }
+  while (queue.state.running > 0) await finish();
+  expect((await next).result).toHaveLength(16);
+});
+
+test("sizes take turns by their work, not by their number", async () => {
+  const { queue, runs } = createQueue({ caps: new BatchCaps(1) });
+  const sizes = [
+    { client: "a", batchKey: "16", rowCost: 256 },
+    { client: "b", batchKey: "32", rowCost: 1024 },
+  ];
+  for (const size of sizes) for (let n = 0; n < 100; n++) void queue.submit(job(n, size));
+  await flush();
+  const keys: string[] = [];
+  for (let run = 0; run < 50; run++) {
+    keys.push(runs[run]?.parts[0]?.job.batchKey ?? "");
+    runs[run]?.finish();
+    await flush();
+  }
+  expect(keys.filter((key) => key === "16")).toHaveLength(40);
+  // Never more than the four that one of the others outweighs.
+  expect(keys.join(" ")).not.toContain("16 16 16 16 16 16");
+});
+
+test("an idle engine does not wait where rows gain nothing", async () => {
+  let nowMs = 0;
+  const caps = new BatchCaps();
+  for (let n = 0; n < 500; n++) {
+    const rows = Math.min(4, caps.rowsFor("a"));
+    caps.record("a", rows, 10 * rows);
+  }
+  const { queue, runs, timers } = createQueue({ now: () => nowMs, caps });
+  for (let step = 0; step < 30; step++) {
+    for (const client of ["a", "b"]) {
+      void queue.submit(job(0, { client }));
+      await flush();
+      nowMs += 0.2;
+    }
+    nowMs += 10;
+    runs.at(-1)?.finish();
+    await flush();
+    runs.at(-1)?.finish();
+    await flush();
+    expect(timers).toEqual([]);
+  }
+});
+
+test("each device has caps of its own", async () => {
+  const caps = new BatchCaps();
+  const used: number[] = [];
+  const queue = new BatchQueue<TestJob, string[]>({
+    execute: async (parts, lane) => {
+      used.push(lane);
+      return parts.map(rowsOf);
+    },
+    join: (results) => results.flat(),
+    now: () => 0,
+    lanes: 2,
+    caps,
+  });
+  await Promise.all([queue.submit(job(1, { rows: 2 })), queue.submit(job(2, { batchKey: "b" }))]);
+  expect(used.toSorted()).toEqual([0, 1]);
+  expect(caps.status().map(({ key }) => key)).toEqual(["a device 0", "b device 1"]);
+});
+
 test("weights and priorities share the engine as they say, and nobody starves", async () => {
   const { queue, runs } = createQueue({ caps: new BatchCaps(1) });
   const clients = [

@@ -18,13 +18,13 @@ export type Part<J> = Readonly<{ job: J; range: Range }>;
 export type Outcome<R> = Readonly<{ result: R; queueMs: number; batch: BatchFacts }>;
 
 export type BatchQueueOptions<J, R> = Readonly<{
-  /** Runs parts of one key together; results in the order of the parts. */
-  execute: (parts: readonly Part<J>[]) => Promise<readonly R[]>;
+  /** Runs parts of one key together on one of the lanes; results in the order of the parts. */
+  execute: (parts: readonly Part<J>[], lane: number) => Promise<readonly R[]>;
   /** The result of a job whose rows ran in several parts, given in the order of rows. */
   join: (parts: readonly R[]) => R;
   now: () => number;
   depthMax?: number;
-  /** Runs at once. */
+  /** Devices, each of which has one run at a time. */
   lanes?: number;
   caps?: BatchCaps;
   /** Called once for each run, before it. */
@@ -36,6 +36,8 @@ export type BatchQueueOptions<J, R> = Readonly<{
 }>;
 
 type Entry<J extends Job, R> = QueueEntry<J, R>;
+/** A run and where it is done. */
+type Run<J extends Job, R> = Readonly<{ lane: number; slices: readonly Slice<Entry<J, R>>[] }>;
 
 export class BatchQueue<J extends Job, R> {
   readonly #options: BatchQueueOptions<J, R>;
@@ -47,7 +49,8 @@ export class BatchQueue<J extends Job, R> {
   readonly #cadences = new Cadences();
   /** Entries with rows that no run has taken. */
   #waiting: Entry<J, R>[] = [];
-  readonly #lanes = new Set<readonly Slice<Entry<J, R>>[]>();
+  /** Slices of the run under way on each busy lane. */
+  readonly #lanes = new Map<number, readonly Slice<Entry<J, R>>[]>();
   #isWoken = false;
   /** The engine is idle on purpose, since when. */
   #pause: { sinceMs: number; cancel: () => void } | undefined;
@@ -66,7 +69,7 @@ export class BatchQueue<J extends Job, R> {
   /** Jobs waiting, jobs in runs under way, and how many may wait. */
   get state(): Readonly<{ depth: number; running: number; depthMax: number }> {
     let running = 0;
-    for (const slices of this.#lanes) running += slices.length;
+    for (const slices of this.#lanes.values()) running += slices.length;
     return { depth: this.#waiting.length, running, depthMax: this.#depthMax };
   }
 
@@ -136,43 +139,51 @@ export class BatchQueue<J extends Job, R> {
     });
   }
 
-  /** Gives every free lane a run. */
+  /** Gives every free lane a run: work goes to whichever device is free first. */
   #pump(): void {
-    while (this.#lanes.size < this.#lanesMax) {
-      const slices = this.#plan();
-      if (slices.length === 0 || this.#isWorthWaiting(slices)) return;
+    for (;;) {
+      const lane = this.#freeLane();
+      if (lane === undefined) return;
+      const run = { lane, slices: this.#plan(lane) };
+      if (run.slices.length === 0 || this.#isWorthWaiting(run)) return;
       this.#endPause();
-      for (const { entry, range } of slices) {
+      for (const { entry, range } of run.slices) {
         entry.take(range);
         this.#shares.charge(entry.job, range.rows);
       }
       this.#waiting = this.#waiting.filter(({ ranges }) => ranges.length > 0);
-      this.#lanes.add(slices);
-      void this.#runIsolated(slices).finally(() => {
-        this.#lanes.delete(slices);
+      this.#lanes.set(lane, run.slices);
+      void this.#runIsolated(run).finally(() => {
+        this.#lanes.delete(lane);
         this.#pump();
       });
     }
   }
 
-  #plan(): Slice<Entry<J, R>>[] {
+  #freeLane(): number | undefined {
+    for (let lane = 0; lane < this.#lanesMax; lane++) if (!this.#lanes.has(lane)) return lane;
+    return undefined;
+  }
+
+  #plan(lane: number): Slice<Entry<J, R>>[] {
     this.#shares.level(this.#waiting.map(({ job }) => job.client));
     const turn = (entry: Entry<J, R>) => this.#shares.served(entry.job.client);
     const ordered = this.#waiting.toSorted(
       (a, b) => turn(a) - turn(b) || a.rank - b.rank || a.arrivedAtMs - b.arrivedAtMs,
     );
-    return planBatch<J, Entry<J, R>>(ordered, (head) => this.#caps.rowsFor(capKey([head])));
+    const rowsFor = (head: J) => this.#caps.rowsFor(this.#capKey([head], lane));
+    return planBatch<J, Entry<J, R>>(ordered, rowsFor);
   }
 
   /** Pauses an idle engine for clients that are about to come, where a larger run pays for it. */
-  #isWorthWaiting(slices: readonly Slice<Entry<J, R>>[]): boolean {
+  #isWorthWaiting({ lane, slices }: Run<J, R>): boolean {
     const [head] = slices;
     const isAll = slices.length === this.#waiting.length;
     if (head === undefined || !isAll || this.#lanes.size > 0) return false;
     const nowMs = this.#options.now();
     const sinceMs = this.#pause?.sinceMs ?? nowMs;
     const { job } = head.entry;
-    const key = capKey([job]);
+    const key = this.#capKey([job], lane);
     const plan = planWait({
       nowMs,
       endMs: sinceMs + WAIT_MS_MAX,
@@ -197,12 +208,14 @@ export class BatchQueue<J extends Job, R> {
   }
 
   /** A run that fails is done again job by job, so that one client's bad input fails only its own. */
-  async #runIsolated(slices: readonly Slice<Entry<J, R>>[]): Promise<void> {
-    const error = await this.#run(slices);
+  async #runIsolated(run: Run<J, R>): Promise<void> {
+    const { lane, slices } = run;
+    const error = await this.#run(run);
     if (error === undefined) return;
     const rows = rowsOf(slices);
     const isTooLarge = LunaError.isCode(error, "MEMORY_EXCEEDED") && rows > 1;
-    if (isTooLarge) this.#caps.limit(capKey(slices.map(({ entry }) => entry.job)), rows);
+    const jobs = slices.map(({ entry }) => entry.job);
+    if (isTooLarge) this.#caps.limit(this.#capKey(jobs, lane), rows);
     if (isTooLarge && slices.every(({ entry }) => entry.job.isSplittable)) {
       for (const { entry, range } of slices) this.#giveBack(entry, range);
       return;
@@ -211,7 +224,7 @@ export class BatchQueue<J extends Job, R> {
     if (only && others.length === 0) return only.entry.fail(error);
     for (const slice of slices) {
       if (slice.entry.isSettled) continue;
-      const own = await this.#run([slice]);
+      const own = await this.#run({ lane, slices: [slice] });
       if (own !== undefined) slice.entry.fail(own);
     }
   }
@@ -223,7 +236,8 @@ export class BatchQueue<J extends Job, R> {
   }
 
   /** Runs and settles; on failure settles nothing and returns the error. */
-  async #run(slices: readonly Slice<Entry<J, R>>[]): Promise<unknown> {
+  async #run(run: Run<J, R>): Promise<unknown> {
+    const { lane, slices } = run;
     const batch = {
       rows: rowsOf(slices),
       clients: new Set(slices.map(({ entry }) => entry.job.client)).size,
@@ -232,11 +246,11 @@ export class BatchQueue<J extends Job, R> {
     const beginMs = this.#options.now();
     try {
       const parts = slices.map(({ entry, range }) => ({ job: entry.job, range }));
-      const results = await this.#options.execute(parts);
+      const results = await this.#options.execute(parts, lane);
       if (results.length !== slices.length) {
         throw new Error(`The engine answered ${results.length} of ${slices.length} jobs.`);
       }
-      this.#measure(slices, beginMs);
+      this.#measure(run, beginMs);
       for (const [index, { entry, range }] of slices.entries()) {
         // The lengths agree, so each job has its result.
         const done = { result: results[index] as R, range, beginMs, batch };
@@ -250,22 +264,25 @@ export class BatchQueue<J extends Job, R> {
     }
   }
 
-  #measure(slices: readonly Slice<Entry<J, R>>[], beginMs: number): void {
+  #measure({ lane, slices }: Run<J, R>, beginMs: number): void {
     const ms = this.#options.now() - beginMs;
-    this.#caps.record(capKey(slices.map(({ entry }) => entry.job)), rowsOf(slices), ms);
+    const jobs = slices.map(({ entry }) => entry.job);
+    this.#caps.record(this.#capKey(jobs, lane), rowsOf(slices), ms);
     this.#jobMs = this.#jobMs * 0.9 + (ms / slices.length) * 0.1;
+  }
+
+  /** Contexts of another length are another amount of work, and devices differ. */
+  #capKey(jobs: readonly Job[], lane: number): string {
+    const tokens = jobs.reduce((all, job) => commonTokens(all, job.tokens ?? 1) ?? all, 1);
+    const parts = [jobs[0]?.batchKey ?? ""];
+    if (tokens > 1) parts.push(`t${tokens}`);
+    if (this.#lanesMax > 1) parts.push(`device ${lane}`);
+    return parts.join(" ");
   }
 }
 
 const rowsOf = (slices: readonly Slice<unknown>[]): number =>
   slices.reduce((sum, { range }) => sum + range.rows, 0);
-
-/** Contexts of another length are another amount of work. */
-function capKey(jobs: readonly Job[]): string {
-  const tokens = jobs.reduce((all, job) => commonTokens(all, job.tokens ?? 1) ?? all, 1);
-  const key = jobs[0]?.batchKey ?? "";
-  return tokens > 1 ? `${key} t${tokens}` : key;
-}
 
 function afterMs(call: () => void, ms: number): () => void {
   const timer = setTimeout(call, ms);

@@ -3,7 +3,7 @@
  * last; an engine that would run a small batch may wait that while for the rest. Without it,
  * clients in lockstep fall into two groups that take turns, each with half a batch.
  */
-import { CADENCE_MISSES_MAX, CLIENTS_MAX, WAIT_MS_MAX } from "./limits.ts";
+import { CADENCE_MISSES_MAX, CLIENTS_MAX, WAIT_GAIN_MIN, WAIT_MS_MAX } from "./limits.ts";
 
 type Cadence = {
   key: string;
@@ -98,6 +98,8 @@ export function planWait(facts: WaitFacts): { untilMs: number; clients: string[]
     if (here === undefined || alone === undefined || joined === undefined) break;
     savedMs += here + alone - joined;
     rows += next.rows;
+    // What is saved must be more than what clocks err by.
+    if (savedMs < WAIT_GAIN_MIN * joined) continue;
     // Half of it is kept: those who wait pay now, the gain is an expectation.
     const gainMs = savedMs / 2 - (next.latestMs - nowMs);
     if (gainMs > best.gainMs) best = { gainMs, count: index + 1 };

@@ -5,6 +5,8 @@
 export const QUEUE_DEPTH_MAX = 1024;
 /** Longest wait of an idle engine for a client that is due; a human sees nothing of it. */
 export const WAIT_MS_MAX = 20;
+/** Share of a run that waiting for more rows must save. */
+export const WAIT_GAIN_MIN = 0.05;
 /** Waits in vain in a row after which a client is not waited for until it is steady again. */
 export const CADENCE_MISSES_MAX = 2;
 /** Clients whose cadence is known; the daemon has 256 sessions in use at most at once. */

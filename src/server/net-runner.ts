@@ -66,7 +66,7 @@ export class NetRunner {
     this.#logger = options.logger ?? SILENT_LOGGER;
     this.#queue = new BatchQueue({
       now,
-      execute: (parts) => this.#execute(parts),
+      execute: (parts, lane) => this.#execute(parts, lane),
       join: joinResults,
       lanes: options.engine.lanes ?? 1,
       ...(options.batchRows ? { caps: new BatchCaps(options.batchRows) } : {}),
@@ -127,11 +127,11 @@ export class NetRunner {
     }
   }
 
-  async #execute(parts: readonly Part<NetJob>[]): Promise<readonly NetResult[]> {
+  async #execute(parts: readonly Part<NetJob>[], lane: number): Promise<readonly NetResult[]> {
     const [head] = parts;
     if (!head) return [];
     try {
-      const { outputs, engineMs } = await this.#runEngine(head.job, parts);
+      const { outputs, engineMs } = await this.#runEngine(head.job, parts, lane);
       this.#logger.debug("batch.done", {
         component: head.job.component,
         jobs: parts.length,
@@ -147,13 +147,13 @@ export class NetRunner {
   }
 
   /** A single row that does not fit beside idle models is run again without them. */
-  async #runEngine({ path, component }: NetJob, parts: readonly Part<NetJob>[]) {
+  async #runEngine({ path, component }: NetJob, parts: readonly Part<NetJob>[], lane: number) {
     const { engine, registry } = this.#options;
     const items = parts.map(partItem);
     const rows = parts.reduce((sum, { range }) => sum + range.rows, 0);
     for (;;) {
       try {
-        return await engine.run(path, component, items);
+        return await engine.run(path, component, items, { lane });
       } catch (error) {
         if (rows > 1 || !LunaError.isCode(error, "MEMORY_EXCEEDED")) throw error;
         if (!(await registry.evictIdle())) throw error;

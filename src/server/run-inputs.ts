@@ -93,19 +93,20 @@ export function unetInputs(tensors: Tensors, { unet }: Checkpoint): RunInputs {
   if (tokens > CONTEXT_TOKENS_MAX) throw tooLarge("Context tokens", tokens, CONTEXT_TOKENS_MAX);
   if (admChannels > 0) axes(tensors, "y", [rows, admChannels]);
   else if (tensors.has("y")) throw invalid('This UNet takes no "y".');
-  const controlKeys = controls.map((name) => `${name}=${controlShape(tensors, name, rows)}`);
+  for (const name of controls) checkControl(tensors, name, rows);
   return {
     tensors: allF32(tensors),
-    shapeKey: [`${height}x${width}`, ...controlKeys].join(" "),
+    // Not the control: rows without it get zeros, which change nothing.
+    shapeKey: `${height}x${width}`,
     ...{ rows, tokens, rowCost: cells, isSplittable: true },
     rowsMax: Math.max(1, Math.min(BATCH_ROWS_MAX, Math.floor(BATCH_CELLS_MAX / cells))),
     dtype: wireDType(tensors, "x"),
   };
 }
 
-function controlShape(tensors: Tensors, name: string, rows: number): string {
-  const [batch, ...rest] = axes(tensors, name, [-1, -1, -1, -1]);
-  if (batch === 1 || batch === rows) return rest.join("x");
+function checkControl(tensors: Tensors, name: string, rows: number): void {
+  const [batch] = axes(tensors, name, [-1, -1, -1, -1]);
+  if (batch === 1 || batch === rows) return;
   throw invalid(`Tensor "${name}" has ${batch} rows, 1 or ${rows} are needed.`);
 }
 
