@@ -95,14 +95,16 @@ export class RunMessages {
     return { status: "error", outputs, messages: this.#kept };
   }
 
-  #tellProgress({ node, value, max, preview }: WorkflowEvent & { type: "progress" }): void {
+  #tellProgress(event: WorkflowEvent & { type: "progress" }): void {
+    const { node, value, max, preview, picture } = event;
     this.#states.set(node, { value, max, state: "running" });
     this.tellState();
     const { clientId } = this.#prompt;
     if (clientId === undefined) return;
     const isFirst = this.#hub.hasPreviewMetadata(clientId);
     const { previewer, isPreviewShy } = this.#options;
-    const png = preview && (isFirst || !isPreviewShy) ? previewer(preview) : undefined;
+    const shown = preview && (isFirst || !isPreviewShy) ? previewer(preview) : undefined;
+    const png = picture ?? shown;
     const send = () => png && this.#hub.sendPreview(clientId, png, this.#place(node));
     if (isFirst) send();
     this.#send("progress", { value, max, node });

@@ -1,3 +1,4 @@
+export { decimal, shortName } from "./apply-lora.ts";
 export { SEED_MAX } from "./limits.ts";
 export type {
   CheckpointPart,

@@ -76,7 +76,13 @@ export interface NodeServices {
 /** A sampler's estimate of the clean latent [b, 4, h, w], scaled as the UNet sees it. */
 export type LatentPreview = Readonly<{ latent: FloatTensor; info: ModelInfo }>;
 
-export type Progress = Readonly<{ value: number; max: number; preview?: LatentPreview }>;
+export type Progress = Readonly<{
+  value: number;
+  max: number;
+  preview?: LatentPreview;
+  /** A finished picture for the client itself, a PNG. */
+  picture?: Uint8Array;
+}>;
 
 /** The services and what belongs to one run of one node. */
 export type NodeContext = NodeServices &

@@ -10,6 +10,7 @@ const golden: {
   schedules: { sigmas: number[]; cases: Case[] };
   pictures: Case[];
   latents: Case[];
+  rebatched: { samples: number[]; batchIndex: number[]; mask: number[] }[];
 } = JSON.parse(
   readFileSync(new URL("../../test/fixtures/goldens/node-tools.json", import.meta.url), "utf8"),
 );
@@ -63,8 +64,10 @@ const image = wave([2, 5, 7, 3], 0.5, 0.5);
 const image2 = wave([2, 6, 4, 3], 0.4, 0.45);
 const mask = wave([2, 5, 7], 0.5, 0.5);
 test.each(golden.pictures.map((each) => [label(each), each] as const))("%s", async (_, each) => {
-  const [out] = await run(each.node, { image, image1: image, image2, mask, ...each.inputs });
-  expectNear((out as FloatTensor).data, each.outputs[0] ?? []);
+  const made = await run(each.node, { image, image1: image, image2, mask, ...each.inputs });
+  for (const [slot, expected] of each.outputs.entries()) {
+    expectNear((made[slot] as FloatTensor).data, expected);
+  }
 });
 
 const samples_to = { samples: wave([1, 4, 6, 8]) };
@@ -75,6 +78,26 @@ test.each(golden.latents.map((each) => [label(each), each] as const))("%s", asyn
   const { samples, batchIndex } = out as { samples: FloatTensor; batchIndex?: number[] };
   expectNear(samples.data, each.outputs[0] ?? []);
   if (each.outputs[1] !== undefined) expect(batchIndex).toEqual(each.outputs[1]);
+});
+
+test("RebatchLatents cuts as ComfyUI does", async () => {
+  const latents = [
+    { samples: wave([3, 4, 2, 3]), batchIndex: [4, 5, 9] },
+    { samples: wave([2, 4, 2, 3], 0.5), noiseMask: wave([1, 1, 16, 24], 0.5, 0.5) },
+    { samples: wave([1, 4, 2, 2]) },
+  ];
+  const [batches] = await run("RebatchLatents", { latents, batch_size: [2] });
+  const made = batches as { samples: FloatTensor; batchIndex: number[]; noiseMask?: FloatTensor }[];
+  expect(made.map(({ batchIndex }) => batchIndex)).toEqual(
+    golden.rebatched.map(({ batchIndex }) => batchIndex),
+  );
+  for (const [i, { samples, mask }] of golden.rebatched.entries()) {
+    expectNear(made[i]?.samples.data ?? [], samples);
+    expectNear(
+      (made[i]?.noiseMask?.data ?? new Float32Array()).filter((_, at) => at % 17 === 0),
+      mask,
+    );
+  }
 });
 
 test("SamplerCustom with KSampler's schedule gives KSampler's latent", async () => {

@@ -21,7 +21,7 @@ import comfy.model_sampling
 import nodes
 from comfy_extras import nodes_custom_sampler as custom
 from comfy_extras import nodes_post_processing  # First: it and nodes_latent import each other.
-from comfy_extras import nodes_images, nodes_latent, nodes_mask, nodes_model_advanced
+from comfy_extras import nodes_images, nodes_latent, nodes_mask, nodes_model_advanced, nodes_rebatch
 
 GOLDENS = Path(__file__).parent.parent / "fixtures" / "goldens"
 
@@ -88,7 +88,25 @@ def pictures():
     found.append(case("ImageToMask", {"channel": "green"}, *nodes_mask.ImageToMask.execute(one, "green").args))
     for expand, tapered in [(2, True), (1, False), (-1, True), (-2, False), (0, True)]:
         found.append(case("GrowMask", {"expand": expand, "tapered_corners": tapered}, *nodes_mask.GrowMask.execute(small, expand, tapered).args))
+    for left, top, right, bottom, feathering in [(1, 2, 3, 0, 2), (0, 0, 0, 2, 1), (2, 0, 0, 0, 40)]:
+        sides = {"left": left, "top": top, "right": right, "bottom": bottom, "feathering": feathering}
+        found.append(case("ImagePadForOutpaint", sides, *nodes.ImagePadForOutpaint().expand_image(one, **sides)))
     return found
+
+
+def rebatched():
+    rows = {"samples": wave(3, 4, 2, 3), "batch_index": [4, 5, 9]}
+    masked = {"samples": wave(2, 4, 2, 3, scale=0.5), "noise_mask": wave(1, 1, 16, 24, scale=0.5, offset=0.5)}
+    other = {"samples": wave(1, 4, 2, 2)}
+    batches = nodes_rebatch.LatentRebatch.execute([rows, masked, other], [2]).args[0]
+    return [
+        {
+            "samples": numbers(b["samples"]),
+            "batchIndex": b["batch_index"],
+            "mask": numbers(b["noise_mask"])[::17] if "noise_mask" in b else [],
+        }
+        for b in batches
+    ]
 
 
 def latents():
@@ -128,6 +146,6 @@ def rescaled():
 
 
 if __name__ == "__main__":
-    cases = {"schedules": schedules(), "pictures": pictures(), "latents": latents(), "lcm": lcm(), "rescaled": rescaled()}
+    cases = {"schedules": schedules(), "pictures": pictures(), "latents": latents(), "rebatched": rebatched(), "lcm": lcm(), "rescaled": rescaled()}
     body = json.dumps(cases, separators=(",", ":")).replace("},{", "},\n{")
     (GOLDENS / "node-tools.json").write_text(body + "\n")

@@ -1,8 +1,13 @@
 import { LunaError } from "../../kernel/index.ts";
 import { type FloatTensor, floatTensor } from "../../tensor/index.ts";
-import { BATCH_MAX, RESOLUTION_MAX } from "../limits.ts";
+import { BATCH_MAX, RESOLUTION_MAX, VALUES_MAX } from "../limits.ts";
 import { defineNode, output } from "../node-definition.ts";
 import { crop, toPixels, toPlanes, upscale } from "../upscale.ts";
+
+function checkValues(values: number): void {
+  if (values <= VALUES_MAX) return;
+  throw new LunaError("LIMIT_EXCEEDED", `A batch has ${values} values, limit ${VALUES_MAX}.`);
+}
 
 /** [a, h, w, c] and [b, h, w, c] to [a + b, h, w, c]. */
 function joinBatches(parts: readonly FloatTensor[]): FloatTensor {
@@ -145,4 +150,59 @@ function splitBatch({ shape, data }: FloatTensor): FloatTensor[] {
   );
 }
 
-export const IMAGE_TOOL_NODES = [imageBatch, imageInvert, imageBlend, imageCrop, rebatchImages];
+const BORDER = { type: "INT", default: 0, min: 0, max: RESOLUTION_MAX, step: 8 } as const;
+
+const imagePadForOutpaint = defineNode({
+  name: "ImagePadForOutpaint",
+  displayName: "Pad Image for Outpainting",
+  category: "image",
+  description: "Grey borders around a picture, and a mask of them that fades into the picture.",
+  inputs: {
+    image: { type: "IMAGE" },
+    left: BORDER,
+    top: BORDER,
+    right: BORDER,
+    bottom: BORDER,
+    feathering: { ...BORDER, default: 40, step: 1, isAdvanced: true },
+  },
+  outputs: [output("IMAGE"), output("MASK")],
+  run({ image, feathering, ...borders }) {
+    const [batch = 1, rows = 1, columns = 1] = image.shape;
+    const { left, top } = borders;
+    const [height, width] = [rows + top + borders.bottom, columns + left + borders.right];
+    checkValues(batch * height * width * 3);
+    const padded = floatTensor([batch, height, width, 3]);
+    padded.data.fill(GREY);
+    const mask = floatTensor([1, height, width]);
+    mask.data.fill(1);
+    for (let row = 0; row < batch * rows; row++) {
+      const y = Math.floor(row / rows) * height + top + (row % rows);
+      const source = image.data.subarray(row * columns * 3, (row + 1) * columns * 3);
+      padded.data.set(source, (y * width + left) * 3);
+    }
+    const fades = feathering * 2 < rows && feathering * 2 < columns ? feathering : 0;
+    for (let i = 0; i < rows * columns; i++) {
+      const [y, x] = [Math.floor(i / columns), i % columns];
+      const distance = Math.min(
+        top > 0 ? y : rows,
+        borders.bottom > 0 ? rows - y : rows,
+        left > 0 ? x : columns,
+        borders.right > 0 ? columns - x : columns,
+      );
+      const share = distance < fades ? (fades - distance) / fades : 0;
+      mask.data[(y + top) * width + left + x] = share * share;
+    }
+    return { outputs: [padded, mask] };
+  },
+});
+/** What is to be painted over. */
+const GREY = 0.5;
+
+export const IMAGE_TOOL_NODES = [
+  imageBatch,
+  imageInvert,
+  imageBlend,
+  imageCrop,
+  imagePadForOutpaint,
+  rebatchImages,
+];

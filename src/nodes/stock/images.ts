@@ -1,4 +1,4 @@
-import { createHash, randomInt } from "node:crypto";
+import { createHash, randomInt, randomUUID } from "node:crypto";
 import { LunaError } from "../../kernel/index.ts";
 import { floatTensor } from "../../tensor/index.ts";
 import { BATCH_MAX, RESOLUTION_MAX, SAVE_ATTEMPTS_MAX, VALUES_MAX } from "../limits.ts";
@@ -185,6 +185,25 @@ const previewImage = defineNode({
     saveImages(images, { prefix: previewPrefix, type: "temp", level: 1 }, context),
 });
 
+const saveImageWebsocket = defineNode({
+  name: "SaveImageWebsocket",
+  displayName: "SaveImageWebsocket",
+  category: "api/image",
+  description: "Sends pictures to the client as PNG messages; writes no file.",
+  isOutput: true,
+  inputs: { images: { type: "IMAGE" } },
+  outputs: [],
+  // The client wants to be sent them each time.
+  changeKey: async () => randomUUID(),
+  run({ images }, context) {
+    const [max = 0] = images.shape;
+    for (let value = 0; value < max; value++) {
+      context.progress({ value, max, picture: encodePng(images, value, { level: 1 }) });
+    }
+    return { outputs: [] };
+  },
+});
+
 export const IMAGE_NODES = [
   loadImage,
   imageScale,
@@ -192,4 +211,5 @@ export const IMAGE_NODES = [
   emptyImage,
   saveImage,
   previewImage,
+  saveImageWebsocket,
 ];

@@ -1,6 +1,6 @@
 import { LunaError } from "../../kernel/index.ts";
 import { type FloatTensor, floatTensor } from "../../tensor/index.ts";
-import { RESOLUTION_MAX } from "../limits.ts";
+import { BATCH_MAX, RESOLUTION_MAX } from "../limits.ts";
 import { defineNode, output } from "../node-definition.ts";
 import { upscale } from "../upscale.ts";
 import type { Latent } from "../values.ts";
@@ -106,4 +106,74 @@ const latentComposite = defineNode({
   },
 });
 
-export const LATENT_TOOL_NODES = [latentBatch, latentComposite];
+/** One row of a batch with what belongs to it. */
+type Row = Readonly<{ samples: FloatTensor; mask: FloatTensor; index: number; size: string }>;
+
+/** `offset` is the number of rows before this batch. */
+function rowsOf(latent: Latent, offset: number): Row[] {
+  const { samples, noiseMask, batchIndex } = latent;
+  const [rows = 0, channels = 1, height = 1, width = 1] = samples.shape;
+  const whole = floatTensor([1, 1, height * CELL, width * CELL]);
+  whole.data.fill(1);
+  const [maskRows = 1, ...maskShape] = noiseMask?.shape ?? whole.shape;
+  return Array.from({ length: rows }, (_, row) => ({
+    samples: pick(samples, row, [1, channels, height, width]),
+    mask: pick(noiseMask ?? whole, row % maskRows, [1, ...maskShape]),
+    index: batchIndex?.[row] ?? offset + row,
+    size: `${height}x${width}, mask ${maskShape}`,
+  }));
+}
+
+function pick({ data }: FloatTensor, row: number, shape: readonly number[]): FloatTensor {
+  const length = shape.reduce((product, axis) => product * axis, 1);
+  return floatTensor(shape, data.slice(row * length, (row + 1) * length));
+}
+
+function joinRows(rows: readonly Row[]): Latent {
+  const join = (parts: readonly FloatTensor[]) => {
+    const [, ...shape] = parts[0]?.shape ?? [];
+    const length = parts[0]?.data.length ?? 0;
+    const joined = floatTensor([parts.length, ...shape]);
+    for (const [row, { data }] of parts.entries()) joined.data.set(data, row * length);
+    return joined;
+  };
+  const mask = join(rows.map((row) => row.mask));
+  const isWhole = mask.data.every((value) => value === 1);
+  return {
+    samples: join(rows.map((row) => row.samples)),
+    batchIndex: rows.map((row) => row.index),
+    ...(!isWhole && { noiseMask: mask }),
+  };
+}
+
+const rebatchLatents = defineNode({
+  name: "RebatchLatents",
+  displayName: "Rebatch Latents",
+  category: "latent/batch",
+  description: "Cuts all latents into batches of one size; what follows runs once for each.",
+  isInputList: true,
+  inputs: {
+    latents: { type: "LATENT" },
+    batch_size: { type: "INT", default: 1, min: 1, max: BATCH_MAX },
+  },
+  outputs: [{ type: "LATENT", name: "LATENT", isList: true }],
+  run(inputs) {
+    // Inputs of this node are lists.
+    const { latents, batch_size } = inputs as unknown as {
+      latents: readonly Latent[];
+      batch_size: readonly number[];
+    };
+    const rows: Row[] = [];
+    for (const latent of latents) rows.push(...rowsOf(latent, rows.length));
+    const batches: Row[][] = [];
+    for (const row of rows) {
+      const last = batches.at(-1);
+      const isFull = last === undefined || last.length >= (batch_size[0] ?? 1);
+      if (isFull || last[0]?.size !== row.size) batches.push([row]);
+      else last.push(row);
+    }
+    return { outputs: [batches.map(joinRows)] };
+  },
+});
+
+export const LATENT_TOOL_NODES = [latentBatch, latentComposite, rebatchLatents];
