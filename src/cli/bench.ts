@@ -7,6 +7,7 @@ import { fairness } from "./bench/fairness.ts";
 import { loraMix, loraSwitch } from "./bench/loras.ts";
 import { overhead } from "./bench/overhead.ts";
 import { soak } from "./bench/soak.ts";
+import { torchInstancesSuite, torchStepSuite, torchSwitchSuite } from "./bench/torch.ts";
 import { type Command, JSON_OPTION } from "./command.ts";
 import { textTable } from "./table.ts";
 
@@ -15,7 +16,9 @@ const SOAK_STEPS = 5_000;
 type Suite = Readonly<{
   /** Key of its figures in the JSON. */
   key: string;
-  run: (bed: BenchBed, options: { steps: number }) => Promise<Figures>;
+  run: (bed: BenchBed, options: { steps: number; python: string }) => Promise<Figures>;
+  /** Compares with PyTorch: runs only where a Python that has it is given. */
+  needsTorch?: boolean;
 }>;
 
 const SUITES: Readonly<Record<string, Suite>> = {
@@ -27,6 +30,18 @@ const SUITES: Readonly<Record<string, Suite>> = {
   "lora-switch": { key: "loraSwitch", run: loraSwitch },
   coldstart: { key: "coldstart", run: coldstart },
   soak: { key: "soak", run: (bed, { steps }) => soak(bed, steps) },
+  "torch-step": {
+    ...{ key: "torchStep", needsTorch: true },
+    run: (bed, { python }) => torchStepSuite(bed, python),
+  },
+  "torch-switch": {
+    ...{ key: "torchSwitch", needsTorch: true },
+    run: (bed, { python }) => torchSwitchSuite(bed, python),
+  },
+  "torch-instances": {
+    ...{ key: "torchInstances", needsTorch: true },
+    run: (bed, { python }) => torchInstancesSuite(bed, python),
+  },
 };
 
 /** What each figure should be, by its place in the JSON. */
@@ -41,6 +56,8 @@ const GOALS: Readonly<Record<string, string>> = {
   "loraSwitch.ratio": "<= 1.02",
   "loraFirstUse.ms": "<= 30",
   "coldstart.ms": "<= 1500",
+  "torchStep.unet32.ratio": ">= 1.5",
+  "torchStep.unet64.ratio": ">= 1.3",
 };
 
 type Report = Readonly<Record<string, Figures>>;
@@ -65,26 +82,42 @@ export function benchTable(report: Report): string {
   return textTable(["figure", "measured", "goal"], rows);
 }
 
+/** The suites that were named, or all that can run. Throws CONFIG_INVALID. */
+function suiteNames(named: readonly string[], python: string | undefined): readonly string[] {
+  const all = Object.keys(SUITES);
+  for (const name of named) {
+    if (!Object.hasOwn(SUITES, name)) {
+      throw new LunaError("CONFIG_INVALID", `There is no suite "${name}": ${all.join(", ")}.`);
+    }
+    if (SUITES[name]?.needsTorch && python === undefined) {
+      throw new LunaError("CONFIG_INVALID", `${name} compares with PyTorch: add --torch PYTHON.`);
+    }
+  }
+  if (named.length > 0) return named;
+  return all.filter((name) => python !== undefined || !SUITES[name]?.needsTorch);
+}
+
 export const bench: Command = {
   summary: `Measures this machine: ${Object.keys(SUITES).join(", ")}. Run it when nothing else runs.`,
-  usage: "[SUITE]... [--steps N] [--quick] [--json]",
+  usage: "[SUITE]... [--torch PYTHON] [--steps N] [--quick] [--json]",
   hasOperands: true,
   settings: ["device", "threads"],
   options: {
     quick: { type: "boolean", doc: "Only show that it all runs; no figures to quote." },
+    torch: {
+      type: "string",
+      value: "PYTHON",
+      doc: "Compare with PyTorch, run by this Python; writes a model of 3.4 GB for the time being.",
+    },
     steps: { type: "string", value: "N", doc: `Steps of the soak (default ${SOAK_STEPS}).` },
     json: JSON_OPTION,
   },
   async run({ values, positionals, config, print, note, signal }) {
-    const names = positionals.length > 0 ? positionals : Object.keys(SUITES);
+    const python = values["torch"] === undefined ? undefined : String(values["torch"]);
+    const names = suiteNames(positionals, python);
     const steps = Number(values["steps"] ?? SOAK_STEPS);
     if (!Number.isSafeInteger(steps) || steps < 100) {
       throw new LunaError("CONFIG_INVALID", `--steps ${values["steps"]}: a whole number from 100.`);
-    }
-    for (const name of names) {
-      if (Object.hasOwn(SUITES, name)) continue;
-      const known = Object.keys(SUITES).join(", ");
-      throw new LunaError("CONFIG_INVALID", `There is no suite "${name}": ${known}.`);
     }
     const engineFlags = (["device", "threads"] as const).flatMap((name) => [
       `--${flagName(name)}`,
@@ -102,7 +135,9 @@ export const bench: Command = {
         const suite = SUITES[name];
         if (suite === undefined) continue;
         note(`${name} ...`);
-        report[suite.key] = await suite.run(bed, { steps: bed.amount(steps) });
+        report[suite.key] = await suite.run(bed, {
+          ...{ steps: bed.amount(steps), python: python ?? "" },
+        });
       }
     } finally {
       await bed.close();

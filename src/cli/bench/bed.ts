@@ -1,6 +1,6 @@
 /** What the suites share: a folder of models, daemons as processes of their own, clients, figures. */
 import { mkdir, mkdtemp, rm } from "node:fs/promises";
-import { cpus, tmpdir } from "node:os";
+import { availableParallelism, cpus, tmpdir } from "node:os";
 import { join } from "node:path";
 import type { UNetConfig } from "../../checkpoint/index.ts";
 import { type DaemonModel, type LunaClient, openModels } from "../../client/index.ts";
@@ -49,6 +49,16 @@ export class BenchBed {
     const folder = await mkdtemp(join(tmpdir(), "luna-bench-"));
     for (const kind of ["diffusion_models", "loras"]) await mkdir(join(folder, kind));
     return new BenchBed(folder, options);
+  }
+
+  /** Closes something with everything else. */
+  own(owned: { close: () => Promise<unknown> }): void {
+    this.#owned.push(owned);
+  }
+
+  /** Threads for each of several programs that share the machine. */
+  threadsEach(programs: number): number {
+    return Math.max(1, Math.floor(availableParallelism() / programs));
   }
 
   /** So many steps or ms as a full measurement takes; a quick one takes a part. */
