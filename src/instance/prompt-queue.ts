@@ -28,6 +28,8 @@ export type RunMessage = readonly [type: string, data: Readonly<Record<string, u
 export type Outcome = Readonly<{
   status: "success" | "error" | "cancelled";
   outputs: ReadonlyMap<string, NodeUi>;
+  /** Of nodes that other nodes have made: their maker, and the prompt's own node behind it. */
+  origins: ReadonlyMap<string, Readonly<{ parent: string; real: string }>>;
   messages: readonly RunMessage[];
 }>;
 
@@ -169,10 +171,13 @@ export function historyEntry({ item, outcome }: FinishedPrompt): unknown {
       messages: outcome.messages,
     },
     meta: Object.fromEntries(
-      nodes.map((id) => [
-        id,
-        { node_id: id, display_node: id, parent_node: null, real_node_id: id },
-      ]),
+      nodes.map((id) => {
+        const { parent = null, real = id } = outcome.origins.get(id) ?? {};
+        return [
+          id,
+          { node_id: id, display_node: real, parent_node: parent, real_node_id: real },
+        ] as const;
+      }),
     ),
   };
 }

@@ -24,6 +24,8 @@ export class RunMessages {
   readonly #states = new Map<string, NodeState>();
   readonly #outputs = new Map<string, NodeUi>();
   readonly #kept: RunMessage[] = [];
+  /** Nodes that nodes have put in their own place. */
+  readonly #origins = new Map<string, Readonly<{ parent: string; real: string }>>();
   #cached: ReadonlySet<string> = new Set();
 
   constructor(prompt: RunningPrompt, options: RunMessagesOptions) {
@@ -45,13 +47,21 @@ export class RunMessages {
         this.#prompt.current.node = event.node;
         this.#states.set(event.node, { value: 0, max: 1, state: "running" });
         this.tellState();
-        this.#send("executing", { node: event.node, display_node: event.node });
+        this.#send("executing", { node: event.node, display_node: this.#shownAs(event.node) });
         break;
       case "progress":
         this.#tellProgress(event);
         break;
       case "executed":
         this.#tellExecuted(event);
+        break;
+      case "expanded": {
+        const real = this.#origins.get(event.node)?.real ?? event.node;
+        for (const node of event.nodes) this.#origins.set(node, { parent: event.node, real });
+        break;
+      }
+      case "blocked":
+        this.#tellBlocked(event);
         break;
       case "finished":
         if (this.#isHidden(event.node)) break;
@@ -70,7 +80,8 @@ export class RunMessages {
   }
 
   succeeded(): Outcome {
-    return { status: "success", outputs: this.#outputs, messages: this.#kept };
+    const origins = this.#origins;
+    return { status: "success", outputs: this.#outputs, origins, messages: this.#kept };
   }
 
   /** Tells of the end by an error or an interruption. */
@@ -78,10 +89,10 @@ export class RunMessages {
     const error = LunaError.from(cause);
     const { nodeId = "", nodeType = "", executed = [] } = error.details ?? {};
     const where = { node_id: nodeId, node_type: nodeType, executed };
-    const { outputs } = this.succeeded();
+    const told = this.succeeded();
     if (error.code === "CANCELLED") {
       this.#keep("execution_interrupted", where);
-      return { status: "cancelled", outputs, messages: this.#kept };
+      return { ...told, status: "cancelled" };
     }
     const origin = error.cause instanceof Error ? error.cause : error;
     this.#keep("execution_error", {
@@ -92,7 +103,7 @@ export class RunMessages {
       current_inputs: this.#inputsOf(String(nodeId)),
       current_outputs: executed,
     });
-    return { status: "error", outputs, messages: this.#kept };
+    return { ...told, status: "error" };
   }
 
   #tellProgress(event: WorkflowEvent & { type: "progress" }): void {
@@ -114,7 +125,7 @@ export class RunMessages {
   #tellExecuted({ node, ui }: WorkflowEvent & { type: "executed" }): void {
     if (ui !== undefined) this.#outputs.set(node, ui);
     if (this.#isHidden(node) || (ui === undefined && !this.#cached.has(node))) return;
-    this.#send("executed", { node, display_node: node, output: ui ?? null });
+    this.#send("executed", { node, display_node: this.#shownAs(node), output: ui ?? null });
   }
 
   #tellFinished(node: string): void {
@@ -128,8 +139,28 @@ export class RunMessages {
     return this.#cached.has(node) && !this.#prompt.validation.outputs.includes(node);
   }
 
+  /** ComfyUI tells of this as of an error, but the run goes on and the history is silent about it. */
+  #tellBlocked({ node, message, executed }: WorkflowEvent & { type: "blocked" }): void {
+    this.#send("execution_error", {
+      node_id: node,
+      node_type: this.#prompt.validation.prompt.get(node)?.classType ?? "",
+      executed,
+      exception_message: `Execution Blocked: ${message}`,
+      exception_type: "ExecutionBlocked",
+      traceback: [],
+      current_inputs: [],
+      current_outputs: [],
+    });
+  }
+
+  /** The node of the client's own prompt that a node belongs to. */
+  #shownAs(node: string): string {
+    return this.#origins.get(node)?.real ?? node;
+  }
+
   #place(node: string) {
-    const names = { display_node_id: node, parent_node_id: null, real_node_id: node };
+    const { parent = null, real = node } = this.#origins.get(node) ?? {};
+    const names = { display_node_id: real, parent_node_id: parent, real_node_id: real };
     return { node_id: node, prompt_id: this.#prompt.id, ...names };
   }
 

@@ -16,6 +16,8 @@ export type {
 } from "./node-context.ts";
 export {
   defineNode,
+  ExecutionBlocker,
+  type ExpandedGraph,
   type InputSpec,
   type InputSpecs,
   type NodeDefinition,

@@ -2,7 +2,13 @@
 import type { FileKind, NodeContext } from "./node-context.ts";
 import type { SocketType, SocketValues } from "./values.ts";
 
-type Common = Readonly<{ isOptional?: boolean; isAdvanced?: boolean; tooltip?: string }>;
+type Common = Readonly<{
+  isOptional?: boolean;
+  isAdvanced?: boolean;
+  tooltip?: string;
+  /** Made only when `neededInputs` asks for it; until then, and without that, undefined. */
+  isLazy?: boolean;
+}>;
 
 export type IntInput = Common &
   Readonly<{
@@ -83,7 +89,30 @@ export type OutputSpec = Readonly<{
 
 /** What clients of ComfyUI are shown of a run: `{images: [...]}`, `{text: [...]}`. */
 export type NodeUi = Readonly<Record<string, readonly unknown[]>>;
-export type NodeResult = Readonly<{ outputs: readonly unknown[]; ui?: NodeUi }>;
+
+/** An output that stops what depends on it; with a message, clients are told why. */
+export class ExecutionBlocker {
+  readonly message: string | undefined;
+
+  constructor(message?: string) {
+    this.message = message;
+  }
+}
+
+/**
+ * Nodes that run in place of the one that returns them, by ids of their own. Inputs are constants,
+ * any value, or links [id, slot] to each other or to nodes of the prompt.
+ */
+export type ExpandedGraph = Readonly<
+  Record<string, Readonly<{ class_type: string; inputs: Readonly<Record<string, unknown>> }>>
+>;
+
+export type NodeResult = Readonly<{
+  /** One value for each output; with `expand`, links [id, slot] stand for what those nodes give. */
+  outputs: readonly unknown[];
+  ui?: NodeUi;
+  expand?: ExpandedGraph;
+}>;
 
 export type NodeDefinition = Readonly<{
   name: string;
@@ -98,10 +127,10 @@ export type NodeDefinition = Readonly<{
   /** Says what a cached result depends on besides the inputs; another string, another run. */
   changeKey?: (inputs: Readonly<Record<string, unknown>>, context: NodeContext) => Promise<string>;
   /**
-   * Names of linked inputs that these constants leave unused: what only feeds them does not run
-   * (ComfyUI's lazy inputs, decided before the run).
+   * Names of lazy inputs that are wanted, given the others and the lazy ones that are there. Asked
+   * again after each answer until nothing new is named.
    */
-  unusedInputs?: (constants: Readonly<Record<string, unknown>>) => readonly string[];
+  neededInputs?: (inputs: Readonly<Record<string, unknown>>) => readonly string[];
   /** Refuses inputs that look right: [input name, what is wrong with it]. */
   check?: (
     inputs: Readonly<Record<string, unknown>>,

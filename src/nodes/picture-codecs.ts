@@ -8,7 +8,7 @@ type Decode = (bytes: ArrayBuffer, options?: Record<string, unknown>) => Promise
 type Encode = (pixels: Pixels, options: { quality: number }) => Promise<ArrayBuffer>;
 type Codec<Run> = Readonly<{
   default: Run;
-  init: (module: WebAssembly.Module, options: Record<string, unknown>) => Promise<unknown>;
+  init: (module: unknown, options: Record<string, unknown>) => Promise<unknown>;
 }>;
 
 /** The decoders make the browser's class of pixels, which Node lacks. */
@@ -37,7 +37,7 @@ async function loadCodec<Run>(module: string, wasm: string): Promise<Run> {
   // Neither is in the types of Node and ES2023.
   const scope = globalThis as unknown as {
     ImageData?: unknown;
-    WebAssembly: { compile(bytes: Uint8Array): Promise<WebAssembly.Module> };
+    WebAssembly: { compile(bytes: Uint8Array): Promise<unknown> };
   };
   scope.ImageData ??= BrowserPixels;
   // Their typings need the DOM's; Codec has the parts that are used.

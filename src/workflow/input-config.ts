@@ -45,6 +45,7 @@ function options(spec: InputSpec): Record<string, unknown> {
     dynamicPrompts: from["isMultiline"],
     image_upload: from["choices"] === "input images" ? true : undefined,
     advanced: from["isAdvanced"],
+    lazy: from["isLazy"],
     tooltip: from["tooltip"],
   };
   return Object.fromEntries(Object.entries(named).filter(([, value]) => value !== undefined));

@@ -13,6 +13,13 @@ export function isJsonObject(value: Json | undefined): value is JsonObject {
   return value instanceof Map;
 }
 
+/** True for what a JSON text can say. */
+export function isJson(value: unknown): value is Json {
+  if (value === null || ["boolean", "bigint", "number", "string"].includes(typeof value)) return true;
+  if (Array.isArray(value)) return value.every(isJson);
+  return value instanceof Map && [...value].every(([k, v]) => typeof k === "string" && isJson(v));
+}
+
 function invalid(message: string, cause?: unknown): LunaError {
   return new LunaError("WORKFLOW_INVALID", message, { cause });
 }

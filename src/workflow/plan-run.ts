@@ -5,7 +5,7 @@
  */
 import { createHash, randomUUID } from "node:crypto";
 import type { NodeContext, NodeDefinition } from "../nodes/index.ts";
-import { type JsonObject, toPythonJson } from "./json.ts";
+import { isJson, type Json, type JsonObject, toPythonJson } from "./json.ts";
 import { linkedNodes, type Prompt, type PromptNode, readLink } from "./prompt.ts";
 import type { Definitions } from "./validate-prompt.ts";
 
@@ -14,7 +14,7 @@ export type Task = Readonly<{
   key: string;
   /** Nodes that show this result, the first of them runs. */
   nodes: readonly string[];
-  /** Keys of the tasks it takes inputs from. */
+  /** Keys of the tasks whose results it starts from; what feeds lazy inputs alone is not among them. */
   sources: readonly string[];
   isOutput: boolean;
 }>;
@@ -27,43 +27,39 @@ export type Plan = Readonly<{
 
 export type PlanOptions = Readonly<{
   definitions: Definitions;
-  /** Output nodes to make. */
+  /** Nodes to make; of a whole prompt its output nodes. */
   outputs: readonly string[];
+  /** Nodes that have their keys already, when a node adds others to the prompt. */
+  known?: ReadonlyMap<string, string>;
   contextOf(nodeId: string): NodeContext;
 }>;
 
 /** Names every node that feeds the outputs. The prompt is valid: no cycles, no missing nodes. */
 export async function planRun(prompt: Prompt, options: PlanOptions): Promise<Plan> {
-  const keyOf = new Map<string, string>();
+  const keyOf = new Map(options.known);
   const tasks = new Map<string, Task>();
-  const nodeOf = (id: string) => usedNode(prompt, id, options.definitions);
+  const nodeOf = (id: string) => {
+    const node = prompt.get(id);
+    if (node === undefined) throw new Error(`The prompt links to node ${id}, which it lacks.`);
+    return node;
+  };
   for (const id of inOrder(options.outputs, nodeOf)) {
+    if (keyOf.has(id)) continue;
     const node = nodeOf(id);
     const key = await resultKey(id, { node, keyOf, options });
     keyOf.set(id, key);
     const twin = tasks.get(key);
     const isOutput = options.outputs.includes(id) || twin?.isOutput === true;
-    const sources = linkedNodes(node).map((source) => keyOf.get(source) ?? "");
+    const definition = options.definitions.get(node.classType ?? "");
+    const eager = [...node.inputs].filter(([name]) => definition?.inputs[name]?.isLazy !== true);
+    const sources = linkedNodes({ inputs: new Map(eager) }).map((each) => keyOf.get(each) ?? "");
     tasks.set(key, { key, nodes: [...(twin?.nodes ?? []), id], sources, isOutput });
   }
   return { tasks, keyOf };
 }
 
-/** Inputs without those that the node's own constants leave unused. */
-export function usedInputs({ inputs }: PromptNode, definition?: NodeDefinition): JsonObject {
-  if (definition?.unusedInputs === undefined) return inputs;
-  const unused = definition.unusedInputs(constantsOf(inputs));
-  return new Map([...inputs].filter(([name]) => !unused.includes(name)));
-}
-
 function constantsOf(inputs: JsonObject): Record<string, unknown> {
   return Object.fromEntries([...inputs].filter(([, value]) => readLink(value) === undefined));
-}
-
-function usedNode(prompt: Prompt, id: string, definitions: Definitions): PromptNode {
-  const node = prompt.get(id);
-  if (node === undefined) throw new Error(`A checked prompt links to node ${id}, which it lacks.`);
-  return { ...node, inputs: usedInputs(node, definitions.get(node.classType ?? "")) };
 }
 
 /** Ancestors of the outputs, sources first, without recursion: chains may be long. */
@@ -93,13 +89,18 @@ async function resultKey(
   const definition = options.definitions.get(node.classType ?? "");
   const inputs = [...node.inputs].map(([name, value]) => {
     const link = readLink(value);
-    const text = link === undefined ? toPythonJson(value) : `@${keyOf.get(link.node)}.${link.slot}`;
+    const text = link === undefined ? constantKey(value) : `@${keyOf.get(link.node)}.${link.slot}`;
     return `${JSON.stringify(name)}: ${text}`;
   });
   const change = await changeOf(definition, constantsOf(node.inputs), options.contextOf(id));
   const hash = createHash("sha256");
   for (const part of [node.classType ?? "", change, ...inputs.sort()]) hash.update(`${part}\n`);
   return hash.digest("hex");
+}
+
+/** Nodes that are made by nodes may hold any value; what is not JSON is like no other. */
+function constantKey(value: Json): string {
+  return isJson(value) ? toPythonJson(value) : randomUUID();
 }
 
 async function changeOf(
@@ -115,10 +116,14 @@ async function changeOf(
   }
 }
 
-/** Keys that must run: the uncached ones on the way back from the outputs; a cached one hides its sources. */
-export function uncachedKeys(plan: Plan, isCached: (key: string) => boolean): Set<string> {
+/** Keys that must run for `targets`: the uncached ones on the way back; a cached one hides its sources. */
+export function uncachedKeys(
+  plan: Plan,
+  targets: readonly string[],
+  isCached: (key: string) => boolean,
+): Set<string> {
   const wanted = new Set<string>();
-  const stack = [...plan.tasks.values()].filter(({ isOutput }) => isOutput).map(({ key }) => key);
+  const stack = [...targets];
   while (stack.length > 0) {
     const key = stack.pop() ?? "";
     if (wanted.has(key) || isCached(key)) continue;

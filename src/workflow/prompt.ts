@@ -132,7 +132,7 @@ export function readLink(value: Json | undefined): Link | undefined {
 }
 
 /** Node ids that feed a node, in the order of its inputs, each once. */
-export function linkedNodes(node: PromptNode): string[] {
+export function linkedNodes(node: Pick<PromptNode, "inputs">): string[] {
   const ids = [...node.inputs.values()].map((value) => readLink(value)?.node);
   return [...new Set(ids.filter((id) => id !== undefined))];
 }

@@ -3,44 +3,113 @@
  * longest input is long, shorter lists repeat their last item, and the results are gathered again.
  */
 import { LunaError } from "../kernel/index.ts";
-import type { NodeContext, NodeDefinition, NodeResult, NodeUi } from "../nodes/index.ts";
+import {
+  ExecutionBlocker,
+  type ExpandedGraph,
+  type NodeContext,
+  type NodeDefinition,
+  type NodeResult,
+  type NodeUi,
+} from "../nodes/index.ts";
 import { LIST_RUNS_MAX } from "./limits.ts";
-import { usedInputs } from "./plan-run.ts";
-import { type PromptNode, readLink } from "./prompt.ts";
+import { type Link, type PromptNode, readLink } from "./prompt.ts";
 
 /** A node's outputs as lists, and what clients are shown. */
 export type TaskResult = Readonly<{ outputs: readonly (readonly unknown[])[]; ui?: NodeUi }>;
 
-/** The output lists of a linked node. */
-export type OutputsOf = (nodeId: string) => TaskResult;
+/** What the executor does for a node on the way. */
+export type NodeSurroundings = Readonly<{
+  context: NodeContext;
+  /** Undefined for a source that was not made, which only feeds lazy inputs. */
+  outputsOf: (nodeId: string) => TaskResult | undefined;
+  make: (nodeIds: readonly string[]) => Promise<void>;
+  /** Runs the nodes that run number `run` returned; gives what a link into them stands for. */
+  expand: (
+    graph: ExpandedGraph,
+    links: readonly Link[],
+    run: number,
+  ) => Promise<(link: Link) => readonly unknown[]>;
+  /** An input says that this node may not run, and why. */
+  tellBlocked: (message: string) => void;
+}>;
+
+type Inputs = Readonly<Record<string, unknown>>;
 
 export async function runNode(
   node: PromptNode,
   definition: NodeDefinition,
-  { outputsOf, context }: { outputsOf: OutputsOf; context: NodeContext },
+  surroundings: NodeSurroundings,
 ): Promise<TaskResult> {
+  await makeLazyInputs(node, definition, surroundings);
+  const { context } = surroundings;
+  const results: TaskResult[] = [];
+  for (const [index, inputs] of runsOf(node, definition, surroundings).entries()) {
+    context.signal.throwIfAborted();
+    const blocker = findBlocker(inputs, definition.isInputList);
+    if (blocker === undefined) {
+      const result = await definition.run(inputs, context);
+      results.push(await toLists(result, definition, { surroundings, index }));
+    } else {
+      if (blocker.message !== undefined) surroundings.tellBlocked(blocker.message);
+      // Told once: what depends on this node is stopped silently.
+      results.push({ outputs: definition.outputs.map(() => [new ExecutionBlocker()]) });
+    }
+  }
+  return gather(results, definition);
+}
+
+/** Makes the lazy inputs that the node wants, as long as it wants more. */
+async function makeLazyInputs(
+  node: PromptNode,
+  definition: NodeDefinition,
+  surroundings: NodeSurroundings,
+): Promise<void> {
+  const { neededInputs } = definition;
+  if (neededInputs === undefined) return;
+  for (;;) {
+    const wanted = runsOf(node, definition, surroundings).flatMap((inputs) => neededInputs(inputs));
+    const sources = wanted.flatMap((name) => readLink(node.inputs.get(name))?.node ?? []);
+    const missing = sources.filter((id) => surroundings.outputsOf(id) === undefined);
+    if (missing.length === 0) return;
+    await surroundings.make([...new Set(missing)]);
+  }
+}
+
+/** The inputs of each run. */
+function runsOf(
+  node: PromptNode,
+  definition: NodeDefinition,
+  { outputsOf }: NodeSurroundings,
+): Inputs[] {
   const lists = new Map<string, readonly unknown[]>();
-  const inputs = usedInputs(node, definition);
-  for (const [name, { type }] of Object.entries(definition.inputs)) {
-    const value = inputs.get(name);
+  for (const [name, { type, isLazy }] of Object.entries(definition.inputs)) {
+    const value = node.inputs.get(name);
     if (value === undefined) continue;
     const link = readLink(value);
-    const values = link === undefined ? [value] : (outputsOf(link.node).outputs[link.slot] ?? []);
+    const source = link && outputsOf(link.node);
+    if (link !== undefined && source === undefined) {
+      if (isLazy === true) continue;
+      throw new Error(`Input ${name} has no value: node ${link.node} did not run.`);
+    }
+    const values = link === undefined ? [value] : (source?.outputs[link.slot] ?? []);
     lists.set(
       name,
       requireValues(name, values).map((item) => toNodeValue(item, type)),
     );
   }
-  if (definition.isInputList) {
-    return gather([await definition.run(Object.fromEntries(lists), context)], definition);
-  }
-  const results: NodeResult[] = [];
-  for (let index = 0; index < countRuns(lists); index++) {
-    context.signal.throwIfAborted();
-    const inputs = [...lists].map(([name, list]) => [name, list[Math.min(index, list.length - 1)]]);
-    results.push(await definition.run(Object.fromEntries(inputs), context));
-  }
-  return gather(results, definition);
+  if (definition.isInputList) return [Object.fromEntries(lists)];
+  return Array.from({ length: countRuns(lists) }, (_, index) =>
+    Object.fromEntries(
+      [...lists].map(([name, list]) => [name, list[Math.min(index, list.length - 1)]]),
+    ),
+  );
+}
+
+function findBlocker(inputs: Inputs, isInputList: boolean): ExecutionBlocker | undefined {
+  const values = Object.values(inputs).flatMap((value) =>
+    isInputList && Array.isArray(value) ? (value as unknown[]) : [value],
+  );
+  return values.find((value) => value instanceof ExecutionBlocker);
 }
 
 /** A loader gives undefined for a part that its file lacks. */
@@ -76,15 +145,37 @@ function countRuns(lists: ReadonlyMap<string, readonly unknown[]>): number {
   return count;
 }
 
-function gather(results: readonly NodeResult[], definition: NodeDefinition): TaskResult {
-  const outputs = definition.outputs.map(({ isList }, slot) =>
-    results.flatMap((result) => {
-      const value = result.outputs[slot];
-      return isList === true && Array.isArray(value) ? value : [value];
-    }),
-  );
+/** One run's outputs as lists, links into the nodes it made followed. */
+async function toLists(
+  result: NodeResult,
+  { outputs }: NodeDefinition,
+  { surroundings, index }: { surroundings: NodeSurroundings; index: number },
+): Promise<TaskResult> {
+  const { expand: graph, ui } = result;
+  const links = graph === undefined ? [] : result.outputs.flatMap((value) => toLink(value) ?? []);
+  const follow = graph && (await surroundings.expand(graph, links, index));
+  const lists = outputs.map(({ isList }, slot) => {
+    const value = result.outputs[slot];
+    const link = follow && toLink(value);
+    if (link !== undefined) return follow?.(link) ?? [];
+    return isList === true && Array.isArray(value) ? (value as unknown[]) : [value];
+  });
+  return { outputs: lists, ...(ui && { ui }) };
+}
+
+/** A link as a node writes it, with a plain number. */
+export function toLink(value: unknown): Link | undefined {
+  if (!Array.isArray(value) || value.length !== 2) return undefined;
+  const [node, slot]: unknown[] = value;
+  return typeof node === "string" && Number.isInteger(Number(slot)) && typeof slot !== "string"
+    ? { node, slot: Number(slot) }
+    : undefined;
+}
+
+function gather(results: readonly TaskResult[], { outputs }: NodeDefinition): TaskResult {
+  const lists = outputs.map((_, slot) => results.flatMap((result) => result.outputs[slot] ?? []));
   const shown = results.flatMap(({ ui }) => (ui === undefined ? [] : [ui]));
-  return shown.length === 0 ? { outputs } : { outputs, ui: mergeUi(shown) };
+  return { outputs: lists, ...(shown.length > 0 && { ui: mergeUi(shown) }) };
 }
 
 function mergeUi(shown: readonly NodeUi[]): NodeUi {

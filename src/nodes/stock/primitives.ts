@@ -85,12 +85,11 @@ const comfySwitch = defineNode({
   description: "Passes one of two inputs on. What only feeds the other does not run.",
   inputs: {
     switch: { type: "BOOLEAN" },
-    on_false: { type: "*" },
-    on_true: { type: "*" },
+    on_false: { type: "*", isLazy: true },
+    on_true: { type: "*", isLazy: true },
   },
   outputs: [output("*", "output")],
-  unusedInputs: ({ switch: isOn }) =>
-    isOn === undefined ? [] : [isOn === true ? "on_false" : "on_true"],
+  neededInputs: ({ switch: isOn }) => [isOn === true ? "on_true" : "on_false"],
   run: ({ switch: isOn, on_true, on_false }) => ({ outputs: [isOn ? on_true : on_false] }),
 });
 
