@@ -26,6 +26,16 @@ def replaced_forward(root):
     return None
 
 
+def modules_of(root):
+    """The modules of a net as a set that `strange_module` compares with."""
+    return {id(module) for module in root.modules()}
+
+
+def strange_module(root, own):
+    """Name of a module that something has put into the net since `modules_of`, or None."""
+    return next((name for name, each in root.named_modules() if id(each) not in own), None)
+
+
 def _chain(forward):
     """The hooks on one module: a second LoRA wraps the forward of the first."""
     while is_bypass(forward):

@@ -106,7 +106,12 @@ class Connection:
         hello = {
             "type": "hello",
             "protocol": PROTOCOL,
-            "client": {"name": f"comfyui-{os.getpid()}", "version": VERSION},
+            "client": {
+                "name": f"comfyui-{os.getpid()}",
+                "version": VERSION,
+                # So that `luna monitor` shows this process.
+                "pid": os.getpid(),
+            },
         }
         if self._token:
             hello["token"] = self._token

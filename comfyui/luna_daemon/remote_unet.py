@@ -3,7 +3,7 @@
 import torch
 
 from . import adapters
-from .bypass import bypass_adapters, replaced_forward
+from .bypass import bypass_adapters, modules_of, replaced_forward, strange_module
 from .control import control_tensors, joined, rows_of, skip_shapes
 from .daemon import Run
 from .errors import LunaError, Unsupported
@@ -26,6 +26,7 @@ class RemoteUNet(RemoteNet):
         self._net = adapters.Net(
             shapes, _layer_of, lambda key: read_weight(key.removeprefix(PREFIX))
         )
+        self._modules = modules_of(base.diffusion_model)
         self._skips = {}
         self._loras = (None, [])
 
@@ -66,6 +67,9 @@ class RemoteUNet(RemoteNet):
         replaced = replaced_forward(self._base.diffusion_model)
         if replaced is not None:
             raise Unsupported(f"A node that replaces the forward of {replaced}")
+        strange = strange_module(self._base.diffusion_model, self._modules)
+        if strange is not None:
+            raise Unsupported(f"A node that puts {strange} into the net")
         features_of(patcher.model_options.get("transformer_options", {}), self._channels)
         self._resolve(patcher.patches, self._bypass())
         for patches in patcher.hook_patches.values():

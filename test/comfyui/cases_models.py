@@ -148,6 +148,14 @@ def _(g):
     g.save(g.sample(g.RescaleCFG(model=model, multiplier=0.7), g.prompts(clip)))
 
 
+@case("PerpNeg")
+def _(g):
+    model, clip, _ = g.checkpoint()
+    empty = g.CLIPTextEncode(clip=clip, text="")
+    model = g.PerpNeg(model=model, empty_conditioning=empty, neg_scale=1.0)
+    g.save(g.sample(model, g.prompts(clip)))
+
+
 @case("PerpNegGuider")
 def _(g):
     model, clip, _ = g.checkpoint()
@@ -226,6 +234,23 @@ def _(g):
     g.save(g.sample(model, g.prompts(clip), g.empty(128, 128)))
 
 
+@case("NAGuidance", expects="local")
+def _(g):
+    model, clip, _ = g.checkpoint()
+    model = g.NAGuidance(model=model, nag_scale=5.0, nag_alpha=0.5, nag_tau=1.5)
+    g.save(g.sample(model, g.prompts(clip)))
+
+
+@case("PatchModelAddDownscale (Deep Shrink)", expects="local")
+def _(g):
+    model, clip, _ = g.checkpoint()
+    model = g.PatchModelAddDownscale(
+        model=model, block_number=1, downscale_factor=2.0, start_percent=0.0, end_percent=0.35,
+        downscale_after_skip=True, downscale_method="bicubic", upscale_method="bicubic",
+    )  # fmt: skip
+    g.save(g.sample(model, g.prompts(clip)))
+
+
 @case("ModelMergeSimple", expects="local")
 def _(g):
     model, clip, _ = g.checkpoint()
@@ -241,6 +266,14 @@ def _(g):
     model, clip, _ = g.checkpoint()
     model = g.HyperTile(model=model, tile_size=256, swap_size=2, max_depth=0, scale_depth=False)
     g.save(g.sample(model, g.prompts(clip)))
+
+
+@case(
+    "TomePatchModel is left out", expects="ignored", note="with ratio 0 it merges nothing anywhere"
+)
+def _(g):
+    model, clip, _ = g.checkpoint()
+    g.save(g.sample(g.TomePatchModel(model=model, ratio=0.0), g.prompts(clip)))
 
 
 @case("full SD1.5, LoRA on all layers", has_picture=True, tier=FULL_CASES)

@@ -17,6 +17,7 @@ class FakeServer:
         self._listener = None
         self._streams = []
         self._port = 0
+        self.client = None
         self.restart()
 
     def restart(self):
@@ -93,6 +94,7 @@ class FakeServer:
     def _answer(self, stream, message, tensors):
         self.messages.append(message["type"])
         if message["type"] == "hello":
+            self.client = message["client"]
             if self._refuses:
                 return self._error(stream, None, *self._refuses)
             welcome = {"protocol": 1, "daemon": {"version": "1", "pid": 1}, "session": "s"}

@@ -22,7 +22,7 @@ MODELS = Path(
 DAEMON = os.environ.get("LUNA_TEST_DAEMON", str(ROOT / "dist" / "cli" / "main.js"))
 # Loading a checkpoint of 0.6 GB beside other work is the longest wait; steps take tens of ms.
 PROMPT_SECONDS = 600.0
-START_SECONDS = 180.0
+START_SECONDS = 600.0
 
 
 # A run that is ended from outside must not leave its processes behind.
@@ -144,6 +144,7 @@ class Comfy(Process):
         command = [
             sys.executable, str(Path(COMFYUI) / "main.py"), "--cpu", "--base-directory", str(self.base),
             "--port", str(self.port), "--disable-api-nodes", "--fp32-text-enc", "--disable-auto-launch",
+            "--preview-method", "latent2rgb",
         ]  # fmt: skip
         clean = {"LUNA_TAKEOVER": "0", "LUNA_DAEMON_URL": "ws://127.0.0.1:9", **(env or {})}
         super().__init__(command, folder / f"{name}.log", clean)

@@ -28,7 +28,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel  # noqa: E4
 from safetensors.torch import save_file  # noqa: E402
 
 # Counted up when the weights change, so that they are written again.
-NARROW_VERSION = 2
+NARROW_VERSION = 3
 FULL_VERSION = 1
 
 torch.set_num_threads(1)
@@ -221,9 +221,11 @@ class Loras:
             tensors[f"{name}.alpha"] = torch.tensor(1.0)
         return tensors
 
-    def dora(self):
-        tensors = self.lora(only="attn")
-        for name in {each.split(".")[0] for each in tensors}:
+    def dora(self, tensors=None):
+        """`tensors` with a norm for each output."""
+        tensors = tensors or self.lora(only="attn")
+        # Sorted, so that the numbers are the same ones each time.
+        for name in sorted({each.split(".")[0] for each in tensors}):
             tensors[f"{name}.dora_scale"] = 1.0 + self._random(self.layers[name][0], 1).abs()
         return tensors
 
@@ -245,19 +247,20 @@ class Loras:
             tensors[f"{name}.alpha"] = torch.tensor(2.0)
         return tensors
 
-    def oft(self, blocks=8):
-        return {
-            f"{name}.oft_blocks": self._random(
-                blocks, shape[0] // blocks, shape[0] // blocks, scale=0.02
-            )
-            for name, shape in self._linear("attn").items()
-        }
+    def oft(self, blocks=8, limit=None):
+        tensors = {}
+        for name, shape in self._linear("attn").items():
+            side = shape[0] // blocks
+            tensors[f"{name}.oft_blocks"] = self._random(blocks, side, side, scale=0.02)
+            if limit is not None:
+                tensors[f"{name}.alpha"] = torch.tensor(limit)
+        return tensors
 
-    def boft(self, stages=2, size=8):
+    def boft(self, stages=2, size=8, limit=0.0):
         tensors = {}
         for name, shape in self._linear("attn").items():
             tensors[f"{name}.oft_blocks"] = self._random(stages, shape[0] // size, size, size)
-            tensors[f"{name}.alpha"] = torch.tensor(0.0)
+            tensors[f"{name}.alpha"] = torch.tensor(limit)
         return tensors
 
     def diff(self):
@@ -287,7 +290,10 @@ def saver(folder):
     def save(path, tensors):
         place = os.path.join(folder, path)
         os.makedirs(os.path.dirname(place), exist_ok=True)
-        save_file({n: t.contiguous() for n, t in tensors.items()}, place)
+        # Under another name first: two runs of the tests may write at once.
+        draft = f"{place}.{os.getpid()}"
+        save_file({n: t.contiguous() for n, t in tensors.items()}, draft)
+        os.replace(draft, place)
 
     return save
 
@@ -338,7 +344,9 @@ def narrow(folder):
         "tucker": loras.tucker(), "loha": loras.loha(), "lokr": loras.lokr(), "dora": loras.dora(),
         "lokr-full": loras.lokr_full(), "glora": loras.glora(), "oft": loras.oft(), "boft": loras.boft(),
         "diff": loras.diff(),
-        "text": {**loras.lora(only="ff"), **loras.text()},
+        "text": {**loras.lora(only="ff"), **loras.text()}, "locon": loras.lora(rank=6, only="conv"),
+        "lokr-dora": loras.dora(loras.lokr_full()), "oft-dora": loras.dora(loras.oft(limit=0.9)),
+        "boft-dora": loras.dora(loras.boft(limit=0.9)),
     }.items():  # fmt: skip
         save(f"loras/{name}.safetensors", tensors)
 

@@ -1,6 +1,7 @@
 """
-The figures of docs/comfyui.md on this machine: full-width SD1.5 in float32, random weights, ComfyUI
-alone and on the daemon, the same workflow. Usage: measure.py [SIDE] [STEPS]   (pixels)
+Figures of docs/comfyui.md on this machine: full-width SD1.5 in float32, random weights, one workflow in
+ComfyUI on the daemon (takeover) and in ComfyUI alone. Usage: measure.py daemon|local [SIDE] [STEPS]
+(pixels). Two runs, because each keeps a whole small machine busy for minutes.
 """
 
 import asyncio
@@ -11,23 +12,24 @@ import time
 
 import aiohttp
 from graph import Graph
-from harness import HERE, Comfy, Daemon, Folder, make_models, rss_bytes
+from harness import Comfy, Daemon, Folder, make_models, rss_bytes
+from results import keep_figures
 
-SIDE = int(sys.argv[1]) if len(sys.argv) > 1 else 512
-STEPS = int(sys.argv[2]) if len(sys.argv) > 2 else 4
+SIDE = int(sys.argv[2]) if len(sys.argv) > 2 else 512
+STEPS = int(sys.argv[3]) if len(sys.argv) > 3 else 2
 
 
-def workflow(loader, lora=None, seed=1):
+def workflow(lora=None, seed=1, has_picture=False):
     graph = Graph()
-    if loader == "daemon":
-        model, clip, vae = graph.router("force_daemon", "full-sd1")
-    else:
-        model, clip, vae = graph.checkpoint("full-sd1")
+    model, clip, vae = graph.checkpoint("full-sd1")
     conds = graph.prompts(clip)
     if lora is not None:
         model = graph.loras(model, ("full", lora))
     latent = graph.sample(model, conds, graph.empty(SIDE, SIDE), steps=STEPS, seed=seed)
-    graph.picture(graph.VAEDecode(samples=latent, vae=vae))
+    if has_picture:
+        graph.picture(graph.VAEDecode(samples=latent, vae=vae))
+    else:
+        graph.save(latent)
     return graph.nodes
 
 
@@ -56,8 +58,8 @@ async def timed(comfy, nodes):
                 return steps, time.perf_counter() - began
 
 
-def run(comfy, loader, **options):
-    steps, whole = asyncio.run(timed(comfy, workflow(loader, **options)))
+def run(comfy, **options):
+    steps, whole = asyncio.run(timed(comfy, workflow(**options)))
     between = [after - before for before, after in zip(steps, steps[1:])]
     return {
         "first_step_s": steps[0],
@@ -66,46 +68,54 @@ def run(comfy, loader, **options):
     }
 
 
-def series(comfy, loader):
-    """Cold, again, with a LoRA, with another strength of it."""
+def series(comfy):
+    """Cold with a picture, again, with a LoRA, with another strength of it."""
     found = {"rss_start": rss_bytes(comfy.pid)}
-    found["cold"] = run(comfy, loader)
-    found["warm"] = run(comfy, loader, seed=2)
-    found["lora"] = run(comfy, loader, lora=0.8, seed=3)
-    found["lora_strength"] = run(comfy, loader, lora=0.5, seed=4)
+    found["cold"] = run(comfy, has_picture=True)
+    found["warm"] = run(comfy, seed=2)
+    found["lora"] = run(comfy, lora=0.8, seed=3)
+    found["lora_strength"] = run(comfy, lora=0.5, seed=4)
     found["rss"] = rss_bytes(comfy.pid)
     found["rss_private"] = rss_bytes(comfy.pid, "RssAnon")
+    found["rss_highest"] = rss_bytes(comfy.pid, "VmHWM")
     return found
+
+
+def on_daemon(folder):
+    daemon = Daemon(folder)
+    environment = {"LUNA_DAEMON_URL": daemon.url, "LUNA_TAKEOVER": "1"}
+    remote = Comfy(folder, "remote", environment)
+    try:
+        found = series(remote)
+        found["daemon_process"] = rss_bytes(daemon.pid)
+        found["engine_process"] = daemon.status()["engine"]["rssBytes"]
+        graph = Graph()
+        graph.LunaDaemonStatus()
+        found["status"] = remote.run(graph.nodes)["1"]["text"][0].splitlines()
+        remote.stop()
+        # Another ComfyUI: the daemon has the model already.
+        remote = Comfy(folder, "warm", environment)
+        found["warm_daemon_new_process"] = run(remote, seed=5)
+    finally:
+        remote.stop()
+        daemon.stop()
+    return found
+
+
+def alone(folder):
+    local = Comfy(folder, "local", with_pack=False)
+    try:
+        return series(local)
+    finally:
+        local.stop()
 
 
 def main():
     make_models("full")
     with Folder() as folder:
-        daemon = Daemon(folder)
-        remote = Comfy(folder, "remote", {"LUNA_DAEMON_URL": daemon.url})
-        try:
-            figures = {"side": SIDE, "steps": STEPS, "daemon": series(remote, "daemon")}
-            status = daemon.status()
-            figures["daemon_process"] = rss_bytes(daemon.pid)
-            figures["engine_process"] = status["engine"]["rssBytes"]
-            graph = Graph()
-            graph.LunaDaemonStatus()
-            figures["status"] = remote.run(graph.nodes)["1"]["text"][0].splitlines()
-        finally:
-            remote.stop()
-            # A second ComfyUI on the daemon that has the model already: queue to first step, warm.
-            warm = Comfy(folder, "warm", {"LUNA_DAEMON_URL": daemon.url})
-            figures["warm_daemon_new_process"] = run(warm, "daemon", seed=5)
-            warm.stop()
-            daemon.stop()
-        local = Comfy(folder, "local", with_pack=False)
-        try:
-            figures["local"] = series(local, "local")
-        finally:
-            local.stop()
-    (HERE / "report").mkdir(exist_ok=True)
-    (HERE / "report" / "figures.json").write_text(json.dumps(figures, indent=1))
-    print(json.dumps(figures, indent=1))
+        found = {"daemon": on_daemon, "local": alone}[sys.argv[1]](folder)
+    keep_figures(sys.argv[1], {"side": SIDE, "steps": STEPS, **found})
+    print(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

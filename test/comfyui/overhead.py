@@ -1,53 +1,60 @@
 """
-What a step costs beside the engine's time, seen from Python: a real daemon, SD1.5's shapes (64x64
-latent with CFG), over the Unix socket and over TCP. Usage: overhead.py [CHECKPOINT] [STEPS]
+What a step costs beside the engine's time, from entering the UNet in ComfyUI's process to its output:
+a real daemon, ComfyUI's sampler, a 64x64 latent with CFG, over the Unix socket and over TCP.
+Usage: overhead.py [CHECKPOINT] [STEPS] [KIND]   (kind narrow or full, of the models to write first)
 """
 
 import statistics
 import sys
+import time
 
-import torch
-from harness import ROOT, Daemon, Folder, make_models
+NAME = sys.argv[1] if len(sys.argv) > 1 else "sd1"
+STEPS = int(sys.argv[2]) if len(sys.argv) > 2 else 40
+KIND = sys.argv[3] if len(sys.argv) > 3 else "narrow"
+# The first steps load the model and send the context.
+WARM_UP = 3
 
-sys.path.insert(0, str(ROOT / "comfyui"))
-
-from luna_daemon import connection  # noqa: E402
+import comfy_process as p  # noqa: E402
+from harness import Daemon, Folder, make_models  # noqa: E402
+from luna_daemon import connection, loaders  # noqa: E402
 from luna_daemon.daemon import Daemon as Client  # noqa: E402
-from luna_daemon.daemon import Run  # noqa: E402
+from results import figures, keep_figures  # noqa: E402
 
 
-def measure(url, name, steps):
+def measure(url):
     client = Client(url)
-    model = client.call("register_model_by_path", name=name)["model"]
-    generator = torch.Generator().manual_seed(1)
-    context = torch.randn(2, 77, model["unet"]["contextDim"], generator=generator)
-    for _ in range(steps):
-        own = {
-            "x": torch.randn(2, 4, 64, 64, generator=generator),
-            "timesteps": torch.tensor([500.0, 500.0]),
-        }
-        # A new tensor of equal content each step, as ComfyUI makes it.
-        run = Run("model_forward", {"model": model["id"]}, own, {"context": context.clone()})
-        client.run(run)
+    path = p.path_of(NAME)
+    served = loaders.register(client, path, f"{NAME}.safetensors", "force_daemon")
+    model = loaders.model_from_checkpoint(path, served)
+    remote, spans = model.model.luna, []
+
+    def forward(*args, **kwargs):
+        began = time.perf_counter()
+        out = remote(*args, **kwargs)
+        spans.append((time.perf_counter() - began) * 1000)
+        return out
+
+    model.model.diffusion_model._forward = forward
+    p.sample(model, steps=STEPS + WARM_UP, side=64)
     client.connection.close()
-    over = sorted(total - engine for total, engine, _ in list(client.steps)[3:])
-    engine = statistics.median(engine for _, engine, _ in client.steps)
-    return f"p50 {over[len(over) // 2]:.2f} ms, p95 {over[int(len(over) * 0.95)]:.2f} ms beside {engine:.0f} ms"
+    engine = [each for _, each, _ in client.steps]
+    over = sorted(span - each for span, each in zip(spans[WARM_UP:], engine[WARM_UP:]))
+    p50, p95 = over[len(over) // 2], over[int(len(over) * 0.95)]
+    own = statistics.median(engine)
+    return f"p50 {p50:.2f} ms, p95 {p95:.2f} ms of {len(over)} steps, engine {own:.0f} ms"
 
 
 def main():
-    name = sys.argv[1] if len(sys.argv) > 1 else "sd1.safetensors"
-    steps = int(sys.argv[2]) if len(sys.argv) > 2 else 40
-    make_models("narrow")
+    make_models(KIND)
+    found = figures().get("overhead", {})
     with Folder() as folder:
         daemon = Daemon(folder)
         try:
-            for way in ("Unix socket", "TCP", "Unix socket", "TCP"):
-                if way == "TCP":
-                    connection.unix_path, kept = lambda url: None, connection.unix_path
-                print(f"{way}: {measure(daemon.url, name, steps)}", flush=True)
-                if way == "TCP":
-                    connection.unix_path = kept
+            for way, path_of in (("Unix socket", connection.unix_path), ("TCP", lambda url: None)):
+                connection.unix_path = path_of
+                text = found[f"{way}, {NAME}"] = measure(daemon.url)
+                print(f"{way}: {text}", flush=True)
+            keep_figures("overhead", found)
         finally:
             daemon.stop()
 

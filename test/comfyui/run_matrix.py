@@ -1,4 +1,4 @@
-"""Runs the matrix and writes the report: report/matrix.json and report/matrix.md.
+"""Runs the matrix and keeps its numbers in report/matrix.json (results.py).
 Usage: run_matrix.py [--full] [PART OF A NAME]..."""
 
 import hashlib
@@ -8,10 +8,10 @@ import time
 
 import torch
 from cases import CASES, FULL_CASES
-from harness import HERE, Comfy, Daemon, Folder, PromptFailed, make_models, models_version
+from harness import Comfy, Daemon, Folder, PromptFailed, make_models, models_version
+from results import REPORT, keep, line
 from safetensors.torch import load_file, save_file
 
-REPORT = HERE / "report"
 # Of the latent's largest value, after ten steps in float32.
 TOLERANCE = 1e-4
 
@@ -96,30 +96,13 @@ def run(cases):
     return rows
 
 
-def line(row):
-    difference = f"{row['difference']:.1e}" if "difference" in row else "-"
-    return f"| {row['case']} | {row['expects']} | {difference} | {row.get('pixels', '')} | {row['problem'] or 'ok'} |"
-
-
-def write(rows):
-    """Keeps the rows of cases that did not run this time."""
-    REPORT.mkdir(exist_ok=True)
-    path = REPORT / "matrix.json"
-    known = {row["case"]: row for row in json.loads(path.read_text())} if path.exists() else {}
-    known.update((row["case"], row) for row in rows)
-    path.write_text(json.dumps(list(known.values()), indent=1))
-    head = "| case | where | largest difference / scale | pixel | result |\n|---|---|---|---|---|\n"
-    table = head + "\n".join(map(line, known.values())) + "\n"
-    (REPORT / "matrix.md").write_text(table)
-
-
 if __name__ == "__main__":
     REPORT.mkdir(exist_ok=True)
     parts = [each for each in sys.argv[1:] if each != "--full"]
     tier = CASES if len(parts) == len(sys.argv) - 1 else FULL_CASES
     chosen = [each for each in tier if not parts or any(part in each.name for part in parts)]
     found = run(chosen)
-    write(found)
+    keep("matrix", found)
     bad = [row for row in found if row["problem"]]
     print(f"{len(found) - len(bad)} of {len(found)} cases agree")
     sys.exit(1 if bad else 0)

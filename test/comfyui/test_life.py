@@ -11,6 +11,7 @@ if not os.environ.get("COMFYUI_PATH"):
 import torch  # noqa: E402
 from graph import Graph  # noqa: E402
 from harness import Comfy, Daemon, Folder, PromptFailed, make_models  # noqa: E402
+from results import keep  # noqa: E402
 
 # Of the latent's largest value.
 TOLERANCE = 1e-4
@@ -47,7 +48,14 @@ class Life(unittest.TestCase):
         cls.place.__exit__()
 
     def near(self, one, other):
-        self.assertLess(((one - other).abs().max() / other.abs().max()).item(), TOLERANCE)
+        """The largest difference, of the scale."""
+        found = ((one - other).abs().max() / other.abs().max()).item()
+        self.assertLess(found, TOLERANCE)
+        return found
+
+    def tell(self, case, result):
+        text = f"difference / scale {result:.1e}" if isinstance(result, float) else result
+        keep("life", [{"case": case, "result": text}])
 
     def latent(self, comfy, workflow):
         comfy.run(workflow)
@@ -77,7 +85,8 @@ class Life(unittest.TestCase):
 
     def test_modes_agree_and_say_where_they_run(self):
         local = self.latent(self.comfy, picture("force_local"))
-        self.near(self.latent(self.comfy, picture("force_daemon")), local)
+        found = self.near(self.latent(self.comfy, picture("force_daemon")), local)
+        self.tell("force_daemon beside force_local in one process", found)
         for text in (
             "✓ Model registered with daemon: sd1",
             "✓ Using DaemonModel proxy - inference routes through daemon",
@@ -90,8 +99,9 @@ class Life(unittest.TestCase):
 
         with self.assertRaisesRegex(
             PromptFailed, "SelfAttentionGuidance.*use force_local for this"
-        ):
+        ) as caught:
             self.comfy.run(picture("force_daemon", node=guided))
+        self.tell("force_daemon with a node the daemon cannot do", f"“{str(caught.exception).strip()}”")
 
     def test_pollution(self):
         first = self.latent(self.comfy, picture("force_daemon", seed=11))
@@ -99,6 +109,7 @@ class Life(unittest.TestCase):
         # The third node is another one only by the strength, which changes nothing.
         again = self.latent(self.comfy, picture("force_daemon", loras=(("b", 0.0),), seed=11))
         self.assertTrue(torch.equal(first, again))
+        self.tell("a picture before and after other pictures with LoRAs", "bit-equal")
 
     def test_the_daemon_dies_and_another_takes_over(self):
         seed = next(_seeds)
@@ -110,6 +121,7 @@ class Life(unittest.TestCase):
         type(self).daemon = Daemon(self.folder, self.daemon.port)
         self.comfy.finish(prompt)
         self.assertTrue(torch.equal(self.comfy.latents("latents/case"), wanted))
+        self.tell("daemon killed in the middle of a picture, another one started", "bit-equal")
         self.assertIn("Connected to the daemon again", self.comfy.output())
 
     def test_the_daemon_dies_for_good(self):
@@ -118,7 +130,8 @@ class Life(unittest.TestCase):
         prompt = self.after_some_steps(picture("auto", LONG, (("a", 0.8),), seed))
         self.daemon.kill()
         self.comfy.finish(prompt)
-        self.near(self.comfy.latents("latents/case"), local)
+        found = self.near(self.comfy.latents("latents/case"), local)
+        self.tell("daemon killed for good, auto finishes locally", found)
         self.assertIn("Going on locally", self.comfy.output())
         self.restart_daemon()
         prompt = self.after_some_steps(picture("force_daemon", LONG, seed=next(_seeds)))
@@ -133,7 +146,9 @@ class Life(unittest.TestCase):
         self.comfy.post("/interrupt", {})
         with self.assertRaisesRegex(PromptFailed, "interrupted"):
             self.comfy.finish(prompt)
-        self.assertLess(time.monotonic() - began, 3.0)
+        seconds = time.monotonic() - began
+        self.assertLess(seconds, 3.0)
+        self.tell("interrupt in the middle of a picture", f"ended after {seconds:.2f} s")
         self.assertEqual(self.daemon.status()["queue"]["depth"], 0)
         self.comfy.run(picture("force_daemon", seed=next(_seeds)))
 
@@ -160,7 +175,10 @@ class Life(unittest.TestCase):
             clip = model.out(1)
         clip = stock.CLIPSetLastLayer(clip=clip, stop_at_clip_layer=-2)
         stock.save(stock.sample(model, stock.prompts(clip, "a house  ", "blurry ")))
-        self.near(found, self.latent(self.alone, stock.nodes))
+        self.tell(
+            "Luna Config Gateway beside LoraLoader, clip skip and prompts",
+            self.near(found, self.latent(self.alone, stock.nodes)),
+        )
         for text in (
             "[LunaConfigGateway] DaemonModel detected - UNet LoRAs via daemon",
             "[LunaConfigGateway] LoRA 'a' → daemon (model=0.8, clip=0.0)",
@@ -171,9 +189,39 @@ class Life(unittest.TestCase):
         graph = Graph()
         graph.LunaDaemonStatus()
         outputs = self.comfy.run(graph.nodes)
+        clients = [each.get("pid") for each in self.daemon.status()["sessions"]]
+        self.assertIn(self.comfy.pid, clients)
         self.assertIn("checkpoints/sd1.safetensors", outputs["1"]["text"][0])
         outputs = self.alone.run(graph.nodes)
         self.assertIn("Daemon is not running", outputs["1"]["text"][0])
+
+    def test_the_four_routings_and_luna_loaders(self):
+        def stack(graph, model, clip):
+            made = graph.LunaLoraStack(
+                lora_name="text.safetensors", strength_model=0.5, strength_clip=0.9
+            )
+            made = graph.LunaConfigGateway(
+                model=model, clip=clip, positive_prompt="a house", negative_prompt="", lora_stack=made
+            )
+            return graph.save(graph.sample(made, (made.out(2), made.out(3)))).nodes
+
+        found = {}
+        for unet in ("force_daemon", "force_local"):
+            for text in ("force_daemon", "force_local"):
+                graph = Graph()
+                model = graph.LunaUNETLoader(unet_name="sd1-other.safetensors", daemon_mode=unet)
+                clip = graph.LunaCLIPLoader(
+                    clip_name="clip_l.safetensors", type="stable_diffusion", daemon_mode=text
+                )
+                seen = len(self.comfy.output())
+                found[unet, text] = self.latent(self.comfy, stack(graph, model, clip))
+                log = self.comfy.output()[seen:]
+                for mode, weights in ((unet, "model=0.5, clip=0.0"), (text, "model=0.0, clip=0.9")):
+                    place = mode.removeprefix("force_")
+                    self.assertIn(f"LoRA 'text' → {place} ({weights})", log)
+        local = found["force_local", "force_local"]
+        largest = max(self.near(each, local) for each in found.values())
+        self.tell("model and text encoder in the daemon or here, four ways, with a LoRA", largest)
 
     def test_four_processes_at_once_are_each_as_alone(self):
         stacks = [(), (("a", 0.9),), (("b", 0.7), ("a", -0.3)), (("loha", 0.8),)]
@@ -183,11 +231,11 @@ class Life(unittest.TestCase):
         crowd = [Comfy(self.folder, f"crowd-{number}", environment) for number in range(4)]
         try:
             prompts = [comfy.queue(workflow) for comfy, workflow in zip(crowd, workflows)]
+            found = []
             for comfy, prompt, wanted in zip(crowd, prompts, alone):
                 comfy.finish(prompt)
-                found = comfy.latents("latents/case")
-                print(f"four at once: {(found - wanted).abs().max() / wanted.abs().max():.1e}")
-                self.near(found, wanted)
+                found.append(self.near(comfy.latents("latents/case"), wanted))
+            self.tell("four processes at once, other LoRAs each, beside each alone", max(found))
         finally:
             for comfy in crowd:
                 comfy.stop()

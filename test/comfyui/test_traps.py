@@ -95,6 +95,19 @@ class Trap2Silence(unittest.TestCase):
         with self.assertRaisesRegex(Unsupported, "replaces diffusion_model.out"):
             p.sample(model)
 
+    def test_modules_put_into_the_net_are_refused(self):
+        base, _ = p.fake_model()
+        # As packs for videos do, while the model is loaded.
+        net = base.model.diffusion_model
+        model = base.clone()
+        model.set_injections("motion", [comfy.patcher_extension.PatcherInjection(
+            lambda patcher: net.input_blocks[1].append(torch.nn.Identity()),
+            lambda patcher: net.input_blocks[1].__delitem__(-1),
+        )])  # fmt: skip
+        with self.assertRaisesRegex(Unsupported, "puts input_blocks.1.2 into the net"):
+            p.sample(model)
+        p.sample(base)
+
     def test_bypass_loras_are_sent_with_their_strength(self):
         base, daemon = p.fake_model()
         bypass, _ = comfy.sd.load_bypass_lora_for_models(base, None, p.small_lora(), 0.8, 0)
@@ -181,6 +194,18 @@ class Trap5Device(unittest.TestCase):
     def test_it_is_loaded_where_comfyui_computes(self):
         model, _ = p.fake_model()
         self.assertEqual(model.load_device, comfy.model_management.get_torch_device())
+
+
+    def test_a_half_model_on_a_device_has_half_the_bytes_on_the_wire(self):
+        daemon = p.FakeDaemon()
+        for device, dtype in (("cuda", torch.float16), ("cpu", torch.float32)):
+            status = {"status": {"engine": {"device": device}}}
+            daemon.call = lambda op, status=status, **fields: status
+            served = p.Served(daemon, {**p.INFO, "dtype": "F16"}, "force_daemon")
+            p.sample(p.model_from_checkpoint(p.path_of("sd1"), served))
+            self.assertEqual(daemon.runs[-1].own["x"].dtype, dtype)
+            self.assertEqual(daemon.runs[-1].shared["context"].dtype, dtype)
+            self.assertEqual(daemon.runs[-1].own["timesteps"].dtype, torch.float32)
 
 
 class Trap6ModelType(unittest.TestCase):
@@ -326,29 +351,6 @@ class Trap10ShapesAndTimes(unittest.TestCase):
             RuntimeError, r"Daemon is not running. Start it with: npx luna serve"
         ):
             p.sample(base)
-
-
-class LocalTwins(unittest.TestCase):
-    def test_auto_goes_on_locally_in_the_middle_of_a_run(self):
-        base, daemon = p.fake_model("auto")
-        whole = comfy.sd.load_checkpoint_guess_config(p.path_of("sd1"), False, False)[0]
-        lora = p.small_lora()
-        wanted = p.sample(p.with_lora(whole, lora, 0.7), steps=3)
-
-        def fail(run):
-            raise LunaError("CONNECTION_LOST", "gone")
-
-        daemon.answer = fail
-        with self.assertLogs(level="WARNING") as logs:
-            found = p.sample(p.with_lora(base, lora, 0.7), steps=3)
-        self.assertTrue(torch.equal(found, wanted))
-        self.assertIn("Going on locally", "".join(logs.output))
-        # The daemon is back: the next run is its again, and the copy is given back.
-        daemon.answer = lambda run: run.own["x"] * 0.1
-        daemon.runs.clear()
-        p.sample(base)
-        self.assertEqual(len(daemon.runs), 2)
-        self.assertIsNone(base.model.luna.twin._base)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The pack without ComfyUI: frames, digests, low-rank factors' names, the connection. Needs torch."""
 
+import os
 import re
 import sys
 import threading
@@ -120,6 +121,11 @@ class Connections(unittest.TestCase):
         own = {"x": x, "timesteps": torch.ones(1)}
         shared = {"context": torch.arange(77 * 768).reshape(1, 77, 768).float()}
         return Run("model_forward", {"model": "m"}, own, shared)
+
+    def test_the_daemon_is_told_the_process(self):
+        with FakeServer() as server:
+            self.daemon(server).run(self.step())
+            self.assertEqual(server.client["pid"], os.getpid())
 
     def test_context_travels_once(self):
         with FakeServer() as server:
