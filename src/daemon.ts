@@ -52,7 +52,7 @@ export async function createDaemon(
     tensorBytesMax: config.tensorStoreMiB * MIB,
     clientWeights,
     ...(config.batchRows > 0 ? { batchRows: config.batchRows } : {}),
-    ...(config.token === "" ? {} : { token: config.token }),
+    tokens: config.tokens,
   });
   const close = async () => {
     core.close();

@@ -44,9 +44,9 @@ export function createPictureMaker(core: DaemonCore, config: Config): TryIt {
   const tokenizer: ClipTokenizer = createClipTokenizer(() =>
     gunzipSync(readFileSync(join(ASSETS, "clip", "merges.txt.gz"))).toString("utf8"),
   );
-  return async (request, { signal, onEvent }) => {
+  return async (request, { grant, signal, onEvent }) => {
     const client = { name: request.name, version: VERSION };
-    const clients = new SessionClients({ client, local: () => openCorePeer(core, client) });
+    const clients = new SessionClients({ client, local: () => openCorePeer(core, client, grant) });
     const log = (line: string) => onEvent({ type: "log", line });
     const folders = { input: ASSETS, output: ASSETS, temp: ASSETS };
     const address = "this daemon";

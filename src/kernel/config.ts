@@ -8,6 +8,7 @@ import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { parse as parseToml } from "smol-toml";
 import { LunaError } from "./errors.ts";
+import { parseTokenFile, type TokenGrant } from "./token-file.ts";
 
 type Kind = "string" | "integer" | "boolean" | "list";
 
@@ -54,7 +55,11 @@ export const SETTINGS = {
     doc: "Path of the Unix socket (named pipe on Windows) that serves the same protocol; `auto` derives it from the port, `off` opens none.",
   },
   token: { kind: "string", default: "", isSecret: true, doc: "Token every client must show." },
-  tokenFile: { kind: "string", default: "", doc: "File that holds the token." },
+  tokenFile: {
+    kind: "string",
+    default: "",
+    doc: "File that holds the token; for a daemon a line for each of several, with limits (docs/operations.md).",
+  },
   allowedHosts: {
     kind: "list",
     default: [],
@@ -131,6 +136,8 @@ type ValueOf<S extends Setting> = S["kind"] extends "list"
       : string;
 export type Config = Readonly<{ [Name in SettingName]: ValueOf<(typeof SETTINGS)[Name]> }> &
   Readonly<{
+    /** What clients may show a daemon; `token` is the first of them. */
+    tokens: readonly TokenGrant[];
     /** For "$NAME" in ComfyUI's extra_model_paths.yaml. */
     environment: Environment;
   }>;
@@ -266,17 +273,23 @@ export function readConfig({
   }
   // Every name has a checked value of its own kind by now.
   const config = Object.fromEntries(merged) as unknown as Config;
-  const token = config.token || readToken(config.tokenFile);
-  return Object.freeze({ ...config, token, environment });
+  const tokens = config.token === "" ? readTokens(config.tokenFile) : [{ token: config.token }];
+  const token = tokens[0]?.token ?? "";
+  return Object.freeze({ ...config, token, tokens, environment });
 }
 
-function readToken(path: string): string {
-  if (path === "") return "";
+function readTokens(path: string): TokenGrant[] {
+  if (path === "") return [];
+  let text: string;
   try {
-    return readFileSync(resolve(path), "utf8").trim();
+    text = readFileSync(resolve(path), "utf8");
   } catch (cause) {
     throw new LunaError("CONFIG_INVALID", `The token file ${path} cannot be read.`, { cause });
   }
+  const tokens = parseTokenFile(text, path);
+  // An empty file would leave the door open that its owner meant to lock.
+  if (tokens.length > 0) return tokens;
+  throw new LunaError("CONFIG_INVALID", `The token file ${path} holds no token.`);
 }
 
 /** Parses a command line of settings and extra options; throws CONFIG_INVALID on unknown flags. */

@@ -19,3 +19,4 @@ export {
   type LogLevel,
   SILENT_LOGGER,
 } from "./logger.ts";
+export { parseTokenFile, type TokenGrant } from "./token-file.ts";

@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { LunaError } from "../kernel/index.ts";
-import { checkOrigin, checkToken, isLoopback, isSameToken, type Knock } from "./access.ts";
+import { checkOrigin, checkToken, findGrant, isLoopback, type Knock } from "./access.ts";
 
 const knock = (extra: Partial<Knock> = {}): Knock => ({
   host: "127.0.0.1:19283",
@@ -52,13 +52,15 @@ test("configured names are ours too", () => {
 });
 
 test("tokens: none wanted, none shown, right, wrong", () => {
-  expect(checkToken(knock(), undefined)).toBe(true);
-  expect(checkToken(knock(), "secret")).toBe(false);
-  expect(checkToken(knock({ authorization: "Bearer secret" }), "secret")).toBe(true);
+  const tokens = [{ token: "secret" }, { token: "other", rows: 3 }];
+  expect(checkToken(knock(), [])).toEqual({ token: "" });
+  expect(checkToken(knock(), tokens)).toBeUndefined();
+  expect(checkToken(knock({ authorization: "Bearer secret" }), tokens)).toBe(tokens[0]);
+  expect(checkToken(knock({ authorization: "bearer other" }), tokens)).toBe(tokens[1]);
   for (const authorization of ["Bearer secre", "secret", "Bearer ", "Basic secret"]) {
-    expect(() => checkToken(knock({ authorization }), "secret")).toThrow(/token/);
+    expect(() => checkToken(knock({ authorization }), tokens)).toThrow(/token/);
   }
-  expect(isSameToken(undefined, undefined)).toBe(false);
+  expect(findGrant("", [])).toBeUndefined();
 });
 
 test("loopback addresses", () => {

@@ -4,7 +4,8 @@
  */
 import { createHash, timingSafeEqual } from "node:crypto";
 import { isIP } from "node:net";
-import { LunaError } from "../kernel/index.ts";
+import { LunaError, type TokenGrant } from "../kernel/index.ts";
+import { OPEN_GRANT } from "./allowances.ts";
 
 export type Knock = Readonly<{
   host: string | undefined;
@@ -21,11 +22,18 @@ export function isLoopback(address: string): boolean {
   return address === "localhost" || address === "::1" || /^127\.\d+\.\d+\.\d+$/.test(address);
 }
 
-/** Compares in constant time, whatever the lengths. */
-export function isSameToken(given: string | undefined, wanted: string | undefined): boolean {
-  if (given === undefined || wanted === undefined) return false;
+/** The token's line, if there is one. Compares with each in constant time, whatever the lengths. */
+export function findGrant(
+  given: string | undefined,
+  tokens: readonly TokenGrant[],
+): TokenGrant | undefined {
+  if (given === undefined) return undefined;
   const digest = (text: string) => createHash("sha256").update(text).digest();
-  return timingSafeEqual(digest(given), digest(wanted));
+  const wanted = digest(given);
+  return tokens.reduce<TokenGrant | undefined>(
+    (found, grant) => (timingSafeEqual(wanted, digest(grant.token)) ? grant : found),
+    undefined,
+  );
 }
 
 function hostName(authority: string): string {
@@ -65,10 +73,14 @@ export function checkOrigin(
   );
 }
 
-/** True when the right token is shown or none is wanted. Throws UNAUTHORIZED for a wrong one. */
-export function checkToken({ authorization }: Knock, token: string | undefined): boolean {
-  if (token === undefined) return true;
-  if (authorization === undefined) return false;
-  if (isSameToken(/^Bearer (.+)$/i.exec(authorization)?.[1], token)) return true;
-  throw new LunaError("UNAUTHORIZED", "The token is not the one of this daemon.");
+/** What the shown token allows; undefined when none is shown. Throws UNAUTHORIZED for a wrong one. */
+export function checkToken(
+  { authorization }: Knock,
+  tokens: readonly TokenGrant[],
+): TokenGrant | undefined {
+  if (tokens.length === 0) return OPEN_GRANT;
+  if (authorization === undefined) return undefined;
+  const grant = findGrant(/^Bearer (.+)$/i.exec(authorization)?.[1], tokens);
+  if (grant !== undefined) return grant;
+  throw new LunaError("UNAUTHORIZED", "The token is not one of this daemon's.");
 }

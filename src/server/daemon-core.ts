@@ -2,8 +2,9 @@
  * The daemon without its sockets: sessions over any transport, one registry, one engine. The same
  * core serves WebSockets, Unix sockets, and an instance that computes for itself.
  */
-import { LunaError, SILENT_LOGGER } from "../kernel/index.ts";
+import { LunaError, SILENT_LOGGER, type TokenGrant } from "../kernel/index.ts";
 import type { DaemonStatus, Transport } from "../protocol/index.ts";
+import { Allowances, OPEN_GRANT } from "./allowances.ts";
 import { EventHub } from "./event-hub.ts";
 import { SESSIONS_MAX } from "./limits.ts";
 import { NetRunner } from "./net-runner.ts";
@@ -19,8 +20,8 @@ export interface DaemonCore {
   readonly events: EventHub;
   /** Takes no new work any more. */
   readonly isClosing: boolean;
-  /** Takes over a connection. `isTrusted`: it need not show the token in its hello. */
-  connect(transport: Transport, options?: { isTrusted?: boolean }): void;
+  /** Takes over a connection. Without a grant it must show a token in its hello, where one is wanted. */
+  connect(transport: Transport, options?: { grant?: TokenGrant | undefined }): void;
   status(): Promise<DaemonStatus>;
   /** Refuses new work, fails what waits with SHUTTING_DOWN, and closes all sessions. */
   close(): void;
@@ -38,7 +39,9 @@ export function createDaemonCore(options: DaemonOptions): DaemonCore {
   const status = () =>
     readStatus({ options, store, runner, sessions: [...sessions], uptimeMs: now() - startedAtMs });
   const watches = new WatchDesk({ hub: events, status });
-  const services: Services = { options, store, runner, status, events, watches };
+  const allowances = new Allowances();
+  const services: Services = { options, store, runner, status, events, watches, allowances };
+  const wantsNone = (options.tokens ?? []).length === 0;
   let isClosing = false;
   return {
     options,
@@ -47,9 +50,9 @@ export function createDaemonCore(options: DaemonOptions): DaemonCore {
       return isClosing;
     },
     status,
-    connect(transport, { isTrusted = false } = {}) {
+    connect(transport, { grant = wantsNone ? OPEN_GRANT : undefined } = {}) {
       const onClose = () => sessions.delete(session);
-      const session = new Session(transport, services, { isTrusted, now, onClose });
+      const session = new Session(transport, services, { grant, now, onClose });
       sessions.add(session);
       if (isClosing) session.close(shuttingDown());
       else if (sessions.size > SESSIONS_MAX) session.close(tooMany());

@@ -11,7 +11,7 @@ afterEach(async () => {
 
 async function start(options: { token?: string; tryIt?: TryIt } = {}) {
   const { token, tryIt } = options;
-  const daemon = await createTestDaemon(token === undefined ? {} : { token });
+  const daemon = await createTestDaemon(token === undefined ? {} : { tokens: [{ token }] });
   const app = createHttpApp(daemon.core, { tryIt, allowedHosts: ["luna.example"] });
   owned.push(daemon, app);
   const get = (url: string, headers: Record<string, string> = {}) =>

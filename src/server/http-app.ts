@@ -1,7 +1,8 @@
 import Fastify, { type FastifyInstance, type FastifyRequest } from "fastify";
-import { ERRORS, LunaError } from "../kernel/index.ts";
+import { ERRORS, LunaError, type TokenGrant } from "../kernel/index.ts";
 import { toErrorMessage } from "../protocol/index.ts";
 import { checkOrigin, checkToken, type Knock } from "./access.ts";
+import { OPEN_GRANT } from "./allowances.ts";
 import type { DaemonCore } from "./daemon-core.ts";
 import { addPages, isPage } from "./http-pages.ts";
 import { Metrics } from "./metrics.ts";
@@ -24,12 +25,15 @@ export function createHttpApp(
   { allowedHosts = [], tryIt }: HttpOptions = {},
 ): FastifyInstance {
   const app = Fastify({ logger: false, forceCloseConnections: true });
+  const grants = new WeakMap<FastifyRequest, TokenGrant>();
   app.addHook("onRequest", async (request) => {
     const knock = knockOf(request);
     checkOrigin(knock, allowedHosts);
     const path = request.url.split("?")[0] ?? "";
     const isOpen = PROBES.includes(path) || (request.method === "GET" && isPage(path));
-    if (checkToken(knock, core.options.token) || isOpen) return;
+    const grant = checkToken(knock, core.options.tokens ?? []);
+    if (grant !== undefined) grants.set(request, grant);
+    if (grant !== undefined || isOpen) return;
     throw new LunaError("UNAUTHORIZED", "Show the token: Authorization: Bearer <token>.");
   });
   app.setErrorHandler((cause: Error & { statusCode?: number }, _request, reply) => {
@@ -60,7 +64,7 @@ export function createHttpApp(
   app.get("/v1/status", () => core.status());
   app.get("/v1/models", async () => ({ models: (await core.status()).models }));
   app.get("/v1/openapi.json", async () => openApiDocument(version));
-  if (tryIt) addTryRoute(app, tryIt);
+  if (tryIt) addTryRoute(app, tryIt, (request) => grants.get(request) ?? OPEN_GRANT);
   addPages(app);
   return app;
 }

@@ -1,3 +1,4 @@
+export { OPEN_GRANT } from "./allowances.ts";
 export { createDaemonCore, type DaemonCore } from "./daemon-core.ts";
 export { createHttpApp } from "./http-app.ts";
 export {

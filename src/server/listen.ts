@@ -56,7 +56,7 @@ export async function listenDaemon(
   options: DaemonListenOptions = {},
 ): Promise<ListeningDaemon> {
   const { host = "127.0.0.1", port = DEFAULT_PORT, socketPath, allowedHosts = [] } = options;
-  if (!isLoopback(host) && core.options.token === undefined) {
+  if (!isLoopback(host) && (core.options.tokens ?? []).length === 0) {
     throw new LunaError(
       "CONFIG_INVALID",
       `Listening on ${host} lets other machines in: set a token, or listen on 127.0.0.1.`,
@@ -185,8 +185,8 @@ function upgrade(
   try {
     const knock = socketKnock(request);
     checkOrigin(knock, allowedHosts);
-    const isTrusted = checkToken(knock, core.options.token);
-    if (!isTrusted && !isFromHere(request)) {
+    const grant = checkToken(knock, core.options.tokens ?? []);
+    if (grant === undefined && !isFromHere(request)) {
       // A hello is read only after a frame of any size was received: too late for strangers.
       throw new LunaError("UNAUTHORIZED", "Show the token: Authorization: Bearer <token>.");
     }
@@ -195,7 +195,7 @@ function upgrade(
       throw new LunaError("REQUEST_INVALID", `WebSockets are served at ${PATHS.join(" and ")}.`);
     }
     webSockets.handleUpgrade(request, socket, head, (webSocket) => {
-      core.connect(createWebSocketTransport(webSocket, limits), { isTrusted });
+      core.connect(createWebSocketTransport(webSocket, limits), { grant });
     });
   } catch (cause) {
     refuse(socket, LunaError.from(cause));

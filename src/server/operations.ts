@@ -10,6 +10,7 @@ import {
 } from "../protocol/index.ts";
 import { ALL_KINDS } from "../registry/index.ts";
 import type { Tensor } from "../tensor/index.ts";
+import type { Allowances } from "./allowances.ts";
 import type { EventHub } from "./event-hub.ts";
 import { UPLOADS_PER_SESSION_MAX } from "./limits.ts";
 import { describeModel } from "./model-info.ts";
@@ -28,6 +29,7 @@ export type Services = Readonly<{
   status: () => Promise<DaemonStatus>;
   events: EventHub;
   watches: WatchDesk;
+  allowances: Allowances;
 }>;
 
 /** Who asks, and with what. */

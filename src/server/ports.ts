@@ -1,5 +1,5 @@
 import type { Engine } from "../engine/index.ts";
-import type { Logger } from "../kernel/index.ts";
+import type { Logger, TokenGrant } from "../kernel/index.ts";
 import type { ModelRegistry } from "../registry/index.ts";
 import type { UploadLimits } from "./uploads.ts";
 
@@ -23,8 +23,8 @@ export type DaemonOptions = Readonly<{
   /** Version of this package. */
   version: string;
   logger?: Logger;
-  /** Clients must show it; required to listen on other than loopback addresses. */
-  token?: string;
+  /** Clients must show one of them; required to listen on other than loopback addresses. */
+  tokens?: readonly TokenGrant[];
   /** Where uploaded UNets are kept: below one of the registry's diffusion_models folders. */
   uploadFolder?: string;
   uploadLimits?: UploadLimits;

@@ -1,5 +1,6 @@
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { createTestDaemon, TEST_MODEL, type TestDaemon } from "../../test/support/test-daemon.ts";
+import type { TokenGrant } from "../kernel/index.ts";
 import {
   createMemoryTransportPair,
   decodeFrame,
@@ -9,11 +10,12 @@ import {
   type Transport,
 } from "../protocol/index.ts";
 import { fromFloat, type Tensor } from "../tensor/index.ts";
+import { OPEN_GRANT } from "./allowances.ts";
 import { HANDSHAKE_MS_MAX, PENDING_PER_SESSION_MAX } from "./limits.ts";
 
 let daemon: TestDaemon;
 beforeEach(async () => {
-  daemon = await createTestDaemon({ token: "secret" });
+  daemon = await createTestDaemon({ tokens: [{ token: "secret" }] });
 });
 afterEach(async () => {
   vi.useRealTimers();
@@ -23,7 +25,7 @@ afterEach(async () => {
 type Answer = Record<string, unknown> & { id?: number };
 
 /** A client that speaks frames: what it was answered so far, and a wait for more. */
-function connect(isTrusted = true) {
+function connect(options: { grant?: TokenGrant } = { grant: OPEN_GRANT }) {
   const [here, there] = createMemoryTransportPair();
   const answers: Answer[] = [];
   let notice = (): void => undefined;
@@ -32,7 +34,7 @@ function connect(isTrusted = true) {
     notice();
   });
   const closed = new Promise<string>((resolve) => here.onClose(resolve));
-  daemon.core.connect(there, { isTrusted });
+  daemon.core.connect(there, options);
   const until = async (count: number) => {
     while (answers.length < count) {
       await new Promise<void>((resolve) => {
@@ -69,13 +71,45 @@ test("who says nothing is sent away", async () => {
   expect(await closed).toBe("DEADLINE_EXCEEDED");
 });
 
+/** Has shown nothing yet. */
+function stranger() {
+  return connect({});
+}
+
 test("the token may be shown in the hello, and a wrong one closes", async () => {
-  const wrong = connect(false);
+  const wrong = stranger();
   say(wrong.transport, { ...hello, token: "secre" });
   expect(await wrong.closed).toBe("UNAUTHORIZED");
-  const right = connect(false);
+  const right = stranger();
   say(right.transport, { ...hello, token: "secret" });
   expect(await right.until(1)).toMatchObject([{ type: "welcome", protocol: 1 }]);
+});
+
+test("clients of one token share its limits; other tokens have their own", async () => {
+  const limited = { token: "l", connections: 2, requests: 3, rows: 5 };
+  await daemon.close();
+  daemon = await createTestDaemon({ tokens: [limited, { token: "free" }] });
+  const [a, b, c] = [connect({ grant: limited }), connect({ grant: limited }), stranger()];
+  say(a.transport, hello);
+  say(b.transport, hello);
+  await Promise.all([a.until(1), b.until(1)]);
+  say(c.transport, { ...hello, token: "l" });
+  expect(await c.closed).toBe("QUEUE_FULL");
+  const free = stranger();
+  say(free.transport, { ...hello, token: "free" });
+  expect(await free.until(1)).toMatchObject([{ type: "welcome" }]);
+  // Watching is a request in flight until it is cancelled.
+  for (const id of [1, 2]) say(a.transport, { type: "request", id, op: "watch" });
+  for (const id of [3, 4]) say(b.transport, { type: "request", id, op: "watch" });
+  const refused = () => b.answers.filter(({ type }) => type === "error");
+  while (refused().length === 0) await b.until(b.answers.length + 1);
+  expect(refused()).toMatchObject([{ id: 4, error: { code: "QUEUE_FULL" } }]);
+  // What is over gives its room back, a connection too.
+  a.transport.close("done");
+  await new Promise(setImmediate);
+  const d = stranger();
+  say(d.transport, { ...hello, token: "l" });
+  expect(await d.until(1)).toMatchObject([{ type: "welcome" }]);
 });
 
 test("a bad frame is answered and the session goes on", async () => {

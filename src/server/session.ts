@@ -3,7 +3,7 @@
  * it gets one clear error for it, and only its own session is affected.
  */
 import { randomUUID } from "node:crypto";
-import { type Logger, LunaError, SILENT_LOGGER } from "../kernel/index.ts";
+import { type Logger, LunaError, SILENT_LOGGER, type TokenGrant } from "../kernel/index.ts";
 import {
   type ClientMessage,
   type DaemonStatus,
@@ -20,7 +20,8 @@ import {
   type Transport,
   toErrorMessage,
 } from "../protocol/index.ts";
-import { isSameToken } from "./access.ts";
+import { findGrant } from "./access.ts";
+import { OPEN_GRANT, permitted, type Release, rowsOf } from "./allowances.ts";
 import {
   HANDSHAKE_MS_MAX,
   PENDING_BYTES_MAX,
@@ -32,7 +33,12 @@ import { SessionStats } from "./session-stats.ts";
 import type { Upload } from "./uploads.ts";
 import type { Outlet } from "./watch-desk.ts";
 
-type InFlight = Readonly<{ op: Request["op"]; abort: AbortController; bytes: number }>;
+type InFlight = Readonly<{
+  op: Request["op"];
+  abort: AbortController;
+  bytes: number;
+  release: Release;
+}>;
 
 export class Session {
   readonly id = randomUUID();
@@ -46,22 +52,23 @@ export class Session {
   readonly #uploads = new Map<string, Upload>();
   readonly #said = new Set<string>();
   readonly #handshake: ReturnType<typeof setTimeout>;
-  /** The token was shown when the connection was made, or none is needed. */
-  readonly #isTrusted: boolean;
+  /** Undefined until a token is shown, in the connection's headers or in the hello. */
+  #grant: TokenGrant | undefined;
+  #leave: Release = () => undefined;
   #client: Hello["client"] | undefined;
   #isClosed = false;
 
   constructor(
     transport: Transport,
     services: Services,
-    options: { isTrusted: boolean; now: () => number; onClose: () => void },
+    options: { grant: TokenGrant | undefined; now: () => number; onClose: () => void },
   ) {
     this.#transport = transport;
     this.#services = services;
     this.#now = options.now;
     this.#logger = services.options.logger ?? SILENT_LOGGER;
     this.#connectedAtMs = options.now();
-    this.#isTrusted = options.isTrusted || services.options.token === undefined;
+    this.#grant = options.grant;
     this.#handshake = setTimeout(() => {
       const message = `No hello within ${HANDSHAKE_MS_MAX} ms.`;
       this.#refuse(new LunaError("DEADLINE_EXCEEDED", message));
@@ -94,6 +101,7 @@ export class Session {
   #end(reason: string): void {
     this.#isClosed = true;
     clearTimeout(this.#handshake);
+    this.#leave();
     for (const { abort } of this.#inFlight.values()) abort.abort();
     for (const upload of this.#uploads.values()) {
       upload.abandon().catch((error) => this.#logger.warn("upload.left", { error: String(error) }));
@@ -145,14 +153,17 @@ export class Session {
 
   #greet({ client, token }: Hello): void {
     if (this.#client) throw new LunaError("REQUEST_INVALID", "This session was greeted already.");
-    if (!this.#isTrusted && !isSameToken(token, this.#services.options.token)) {
+    const { options, allowances } = this.#services;
+    this.#grant ??= findGrant(token, options.tokens ?? []);
+    if (this.#grant === undefined) {
       throw new LunaError("UNAUTHORIZED", "This daemon wants a token: --token, or LUNA_TOKEN.");
     }
+    this.#leave = allowances.connect(this.#grant);
     clearTimeout(this.#handshake);
     this.#client = client;
     this.#logger.info("session.opened", { session: this.id, ...client });
     this.#tell("opened", client);
-    const daemon = { version: this.#services.options.version, pid: process.pid };
+    const daemon = { version: options.version, pid: process.pid };
     this.#transport.send(
       encodeFrame({ type: "welcome", protocol: PROTOCOL_VERSION, daemon, session: this.id }),
     );
@@ -171,10 +182,14 @@ export class Session {
       const limits = `${PENDING_PER_SESSION_MAX} requests and ${PENDING_BYTES_MAX} bytes`;
       throw new LunaError("QUEUE_FULL", `A session may have ${limits} in flight.`);
     }
+    const grant = this.#grant ?? OPEN_GRANT;
+    const allowed = permitted(request, grant);
+    const rows = rowsOf(request, frame.tensors);
+    const release = this.#services.allowances.begin(grant, rows);
     const abort = new AbortController();
-    this.#inFlight.set(id, { op, abort, bytes });
+    this.#inFlight.set(id, { op, abort, bytes, release });
     this.#transport.expectLife?.(true);
-    void this.#serve(request, { frame, signal: abort.signal, arrivedAtMs });
+    void this.#serve(allowed, { frame, signal: abort.signal, arrivedAtMs });
   }
 
   /** Settles one request with exactly one frame; never rejects. */
@@ -213,6 +228,7 @@ export class Session {
   }
 
   #forget(id: number): void {
+    this.#inFlight.get(id)?.release();
     this.#inFlight.delete(id);
     if (this.#inFlight.size === 0) this.#transport.expectLife?.(false);
   }

@@ -1,8 +1,8 @@
 /** POST /v1/try: one picture, as a stream of lines of JSON, so that a page can show it form. */
 import { Readable } from "node:stream";
-import type { FastifyInstance } from "fastify";
+import type { FastifyInstance, FastifyRequest } from "fastify";
 import { z } from "zod";
-import { LunaError } from "../kernel/index.ts";
+import { LunaError, type TokenGrant } from "../kernel/index.ts";
 import { toErrorMessage } from "../protocol/index.ts";
 import { TRY_LIMITS } from "./limits.ts";
 
@@ -39,10 +39,19 @@ export type TryEvent =
 /** Makes a picture as a client among others; the composition root knows how. */
 export type TryIt = (
   request: TryRequest,
-  options: { signal: AbortSignal; onEvent: (event: TryEvent) => void },
+  options: {
+    /** Whose picture it is: its session counts as one of this token's. */
+    grant: TokenGrant;
+    signal: AbortSignal;
+    onEvent: (event: TryEvent) => void;
+  },
 ) => Promise<void>;
 
-export function addTryRoute(app: FastifyInstance, tryIt: TryIt): void {
+export function addTryRoute(
+  app: FastifyInstance,
+  tryIt: TryIt,
+  grantOf: (request: FastifyRequest) => TokenGrant,
+): void {
   let running = 0;
   app.post("/v1/try", { bodyLimit: TRY_LIMITS.bodyBytes }, async (request, reply) => {
     const parsed = tryRequestSchema.safeParse(request.body);
@@ -56,7 +65,8 @@ export function addTryRoute(app: FastifyInstance, tryIt: TryIt): void {
     const say = (event: object) => void lines.push(`${JSON.stringify(event)}\n`);
     request.raw.socket.once("close", () => abort.abort());
     lines.once("close", () => abort.abort());
-    void tryIt(parsed.data, { signal: abort.signal, onEvent: say })
+    const grant = grantOf(request);
+    void tryIt(parsed.data, { grant, signal: abort.signal, onEvent: say })
       .catch((cause) => say({ type: "error", error: toErrorMessage(LunaError.from(cause)).error }))
       .finally(() => {
         running--;

@@ -26,7 +26,7 @@ afterEach(async () => {
 });
 
 async function start(token?: string) {
-  const daemon = await createTestDaemon(token === undefined ? {} : { token });
+  const daemon = await createTestDaemon(token === undefined ? {} : { tokens: [{ token }] });
   owned.push(daemon);
   const config = readConfig({ flags: { models: [daemon.folder] }, environment: {} });
   const tryIt = createPictureMaker(daemon.core, config);

@@ -238,7 +238,7 @@ test("without a daemon: force_daemon says so, auto goes local, also when it dies
       ...identity,
       open: async () => {
         const [here, there] = createMemoryTransportPair();
-        own.core.connect(there, { isTrusted: true });
+        own.core.connect(there);
         return here;
       },
     });
@@ -335,7 +335,7 @@ test("the version is refused with both named, other first frames too", async () 
 test("a token is wanted on every way in, and other addresses want a token", async () => {
   const open = await start();
   expect(await code(open.listen({ host: "0.0.0.0" }))).toBe("CONFIG_INVALID");
-  const daemon = await start({ token: "secret" });
+  const daemon = await start({ tokens: [{ token: "secret" }] });
   const { url, port } = await daemon.listen({ host: "0.0.0.0" });
   const here = url.replace("0.0.0.0", "127.0.0.1");
   expect(await code(client(here))).toBe("UNAUTHORIZED");
