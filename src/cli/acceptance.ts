@@ -1,4 +1,3 @@
-import { flagName } from "../kernel/index.ts";
 import { AcceptanceBench, type Outcome } from "./acceptance/bench.ts";
 import { errors, fourAtOnce, memory, routings } from "./acceptance/instance-cases.ts";
 import { loading, longRun, loraCorrectness, type Names, stack } from "./acceptance/model-cases.ts";
@@ -15,7 +14,7 @@ const CASES: readonly ((bench: AcceptanceBench) => Promise<Outcome | Outcome[]>)
   (bench) => loading(bench, NAMES),
   memory,
   (bench) => stack(bench, NAMES),
-  routings,
+  (bench) => routings(bench, NAMES),
   (bench) => fourAtOnce(bench, NAMES),
   errors,
   (bench) => longRun(bench, NAMES),
@@ -28,12 +27,7 @@ export const acceptance: Command = {
   settings: ["device", "threads", "models"],
   options: { json: JSON_OPTION },
   async run({ values, config, print, note, signal }) {
-    const engineFlags = (["device", "threads"] as const).flatMap((name) => [
-      `--${flagName(name)}`,
-      String(config[name]),
-    ]);
-    const modelFlags = config.models.flatMap((folder) => ["--models", folder]);
-    const bench = await AcceptanceBench.start(modelFlags, engineFlags);
+    const bench = await AcceptanceBench.start(config);
     const outcomes: Outcome[] = [];
     try {
       for (const run of CASES) {

@@ -5,15 +5,16 @@ import type { LunaClient } from "../client/index.ts";
 import { openModels } from "../client/index.ts";
 import { flagName, LunaError } from "../kernel/index.ts";
 import type { DaemonStatus } from "../protocol/index.ts";
-import { VERSION } from "../version.ts";
 import { type LunaProcess, startAndAwait, startLuna } from "./child-process.ts";
 import { type Command, type Invocation, JSON_OPTION } from "./command.ts";
 import { contactSheet } from "./contact-sheet.ts";
+import { clientOptions } from "./daemon-client.ts";
 import { processMemory } from "./process-memory.ts";
 import { ProgressBars } from "./progress-bars.ts";
 import type { RunEvent, RunReport } from "./run-report.ts";
 import { formatBytes, textTable } from "./table.ts";
 
+const SHEET = "sheet.png";
 const EXAMPLES = fileURLToPath(new URL("../../examples/demo/", import.meta.url));
 
 export type DemoReport = Readonly<{
@@ -95,7 +96,7 @@ async function writeSheet(out: string, reports: readonly RunReport[]): Promise<s
       }),
     ),
   );
-  const path = join(out, "sheet.png");
+  const path = join(out, SHEET);
   await writeFile(path, contactSheet(await Promise.all(rows)));
   return path;
 }
@@ -161,9 +162,13 @@ async function measure(
 async function runDemo(invocation: Invocation, processes: LunaProcess[]): Promise<DemoReport> {
   const startedAtMs = performance.now();
   const out = resolve(String(invocation.values["out"] ?? "out/demo"));
-  await rm(out, { recursive: true, force: true });
   await mkdir(out, { recursive: true });
   const workflows = (await readdir(EXAMPLES)).filter((name) => name.endsWith(".json")).sort();
+  // Only what an earlier demo has left: the folder may be one of the user's own.
+  for (const name of [SHEET, ...workflows.map((workflow) => basename(workflow, ".json"))]) {
+    await rm(join(out, name), { recursive: true, force: true });
+  }
+  invocation.signal.throwIfAborted();
   const { process: daemon, value: url } = await startAndAwait(
     ["serve", "--port", "0", "--socket", "off", "--log-level", "warn", ...engineFlags(invocation)],
     serverUrl,
@@ -183,8 +188,8 @@ async function runDemo(invocation: Invocation, processes: LunaProcess[]): Promis
   const sheet = await writeSheet(out, instances);
   const client = await openModels({
     mode: "force_daemon",
+    ...clientOptions(invocation.config, "luna demo"),
     url,
-    client: { name: "luna demo", version: VERSION },
   });
   try {
     const elapsedMs = performance.now() - startedAtMs;

@@ -4,10 +4,10 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { PNG } from "pngjs";
 import { type DaemonModel, type LunaClient, openModels } from "../../client/index.ts";
-import { LunaError } from "../../kernel/index.ts";
+import { type Config, flagName, LunaError } from "../../kernel/index.ts";
 import { type FloatTensor, floatTensor } from "../../tensor/index.ts";
-import { VERSION } from "../../version.ts";
 import { type LunaProcess, startAndAwait, startLuna } from "../child-process.ts";
+import { clientOptions } from "../daemon-client.ts";
 import { serverUrl } from "../demo.ts";
 import type { RunEvent, RunReport } from "../run-report.ts";
 
@@ -37,6 +37,7 @@ export class AcceptanceBench {
   readonly daemonLines: string[];
   readonly #clients: LunaClient[] = [];
   readonly #modelFlags: readonly string[];
+  readonly #config: Config;
 
   private constructor(facts: {
     url: string;
@@ -44,19 +45,23 @@ export class AcceptanceBench {
     out: string;
     lines: string[];
     modelFlags: readonly string[];
+    config: Config;
   }) {
     this.#modelFlags = facts.modelFlags;
+    this.#config = facts.config;
     this.url = facts.url;
     this.daemon = facts.daemon;
     this.out = facts.out;
     this.daemonLines = facts.lines;
   }
 
-  /** `modelFlags` go to the daemon and to every instance. */
-  static async start(
-    modelFlags: readonly string[],
-    engineFlags: readonly string[],
-  ): Promise<AcceptanceBench> {
+  /** Model folders go to the daemon and to every instance, the device to the daemon. */
+  static async start(config: Config): Promise<AcceptanceBench> {
+    const modelFlags = config.models.flatMap((folder) => ["--models", folder]);
+    const engineFlags = (["device", "threads"] as const).flatMap((name) => [
+      `--${flagName(name)}`,
+      String(config[name]),
+    ]);
     const lines: string[] = [];
     const { process: daemon, value: url } = await startAndAwait(
       ["serve", "--port", "0", "--socket", "off", ...modelFlags, ...engineFlags],
@@ -64,14 +69,14 @@ export class AcceptanceBench {
       { onLine: (line) => void lines.push(line) },
     );
     const out = await mkdtemp(join(tmpdir(), "luna-acceptance-"));
-    return new AcceptanceBench({ url, daemon, out, lines, modelFlags });
+    return new AcceptanceBench({ url, daemon, out, lines, modelFlags, config });
   }
 
   async connect(name: string): Promise<LunaClient> {
     const client = await openModels({
       mode: "force_daemon",
+      ...clientOptions(this.#config, name),
       url: this.url,
-      client: { name, version: VERSION },
     });
     this.#clients.push(client);
     return client;
@@ -121,14 +126,19 @@ export function seeded(shape: readonly number[], seed: number): FloatTensor {
   return tensor;
 }
 
+/** The context of a prompt, [1, 77, contextDim]. */
+export function contextOf({ info }: DaemonModel, seed: number): FloatTensor {
+  return seeded([1, 77, info.unet?.contextDim ?? 768], seed);
+}
+
 /** One pass on fixed inputs. */
-export function step(model: DaemonModel, seed = 1): Promise<FloatTensor> {
-  const { unet } = model.info;
-  return model.forward({
-    x: seeded([1, unet?.inChannels ?? 4, 16, 16], seed),
-    timesteps: [500],
-    context: seeded([1, 77, unet?.contextDim ?? 768], seed + 1),
-  });
+export function step(
+  model: DaemonModel,
+  seed = 1,
+  context = contextOf(model, seed + 1),
+): Promise<FloatTensor> {
+  const x = seeded([1, model.info.unet?.inChannels ?? 4, 16, 16], seed);
+  return model.forward({ x, timesteps: [500], context });
 }
 
 /** ||a - b|| / ||b|| */

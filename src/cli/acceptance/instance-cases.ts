@@ -1,4 +1,5 @@
 /** The seed's tests with whole instances: memory, the four routings, four at once, errors. */
+import { decimal, shortName } from "../../nodes/index.ts";
 import { formatBytes } from "../table.ts";
 import {
   type AcceptanceBench,
@@ -10,6 +11,8 @@ import type { Names } from "./model-cases.ts";
 
 /** Nobody listens on the discard port. */
 const NO_DAEMON = "ws://127.0.0.1:9";
+/** The seed's promise: 10 GB become 3.7. */
+const MEMORY_SHARE_MAX = 0.4;
 /** One step of 256: rounding of a value that differs in its last float32 bits. */
 const PICTURE_DIFFERENCE_MAX = 1;
 
@@ -40,33 +43,63 @@ export async function memory(bench: AcceptanceBench): Promise<Outcome> {
   ];
   return {
     test,
-    expected: "less with the daemon",
+    expected: `at most ${MEMORY_SHARE_MAX * 100} % of it with the daemon`,
     measured: `${formatBytes(with_)} with, ${formatBytes(without)} without (${formatBytes(local.report.engineRssBytes)} of it its own engine)`,
-    isPassed: with_ < without,
+    isPassed: with_ <= MEMORY_SHARE_MAX * without,
   };
 }
 
-export async function routings(bench: AcceptanceBench): Promise<Outcome[]> {
+type Place = "daemon" | "local";
+const PLACES: readonly Place[] = ["daemon", "local"];
+const WEIGHTS = { model: 0.8, clip: 0.4 };
+
+/** What the gateway says of a LoRA: one line for each place that gets a part of it. */
+function loraLines(lora: string, model: Place, clip: Place): string[] {
+  const line = (place: Place, toModel: number, toClip: number) =>
+    `LoRA '${lora}' → ${place} (model=${decimal(toModel)}, clip=${decimal(toClip)})`;
+  if (model === clip) return [line(model, WEIGHTS.model, WEIGHTS.clip)];
+  return [line(model, WEIGHTS.model, 0), line(clip, 0, WEIGHTS.clip)];
+}
+
+export async function routings(bench: AcceptanceBench, { loras }: Names): Promise<Outcome[]> {
+  const [lora] = loras;
+  const prompt = `gateway.positive_prompt=rocket <lora:${lora}:${WEIGHTS.model}:${WEIGHTS.clip}>`;
+  const plain = await bench.instance("route-plain", ["gateway.positive_prompt=rocket"]);
   const outcomes: Outcome[] = [];
   let reference: readonly string[] | undefined;
-  for (const model of ["daemon", "local"]) {
-    for (const clip of ["daemon", "local"]) {
-      const run = await bench.instance(
-        `route-${model}-${clip}`,
-        modes(`force_${model}`, `force_${clip}`),
-      );
+  for (const model of PLACES) {
+    for (const clip of PLACES) {
+      const sets = [prompt, ...modes(`force_${model}`, `force_${clip}`)];
+      const run = await bench.instance(`route-${model}-${clip}`, sets);
       const pictures = run.report?.pictures ?? [];
       reference ??= pictures;
       const difference = await pictureDifference(pictures, reference);
+      const ofLora = await pictureDifference(pictures, plain.report?.pictures ?? []);
+      const lines = loraLines(lora, model, clip);
+      const isRouted = lines.every((line) => run.logs.some((log) => log.endsWith(line)));
       outcomes.push({
         test: `4 model ${model}, CLIP ${clip}`,
-        expected: `the same picture (within ${PICTURE_DIFFERENCE_MAX} of 255)`,
-        measured: run.report ? `difference ${difference}` : problem(run),
-        isPassed: run.report !== undefined && difference <= PICTURE_DIFFERENCE_MAX,
+        expected: `the same picture (within ${PICTURE_DIFFERENCE_MAX} of 255), its LoRA there`,
+        measured: run.report
+          ? `difference ${difference}, ${ofLora} from none; ${isRouted ? lines.join(", ") : "LoRA not routed so"}`
+          : problem(run),
+        isPassed:
+          run.report !== undefined &&
+          difference <= PICTURE_DIFFERENCE_MAX &&
+          ofLora > PICTURE_DIFFERENCE_MAX &&
+          isRouted,
       });
     }
   }
   return outcomes;
+}
+
+/** LoRAs that the steps of a run had: "blueprint:0.9". */
+function lorasOf({ report }: InstanceRun): string {
+  const names = report?.loras.map(
+    ({ name, strengthModel }) => `${shortName(name)}:${strengthModel}`,
+  );
+  return names?.join("+") || "none";
 }
 
 export async function fourAtOnce(bench: AcceptanceBench, { loras }: Names): Promise<Outcome> {
@@ -87,11 +120,14 @@ export async function fourAtOnce(bench: AcceptanceBench, { loras }: Names): Prom
       await pictureDifference(run.report?.pictures ?? [], alone[index]?.report?.pictures ?? []),
     );
   }
+  const wanted = ["none", ...loras.map((lora) => `${lora}:0.9`)].join(", ");
+  const used = together.map(lorasOf).join(", ");
   return {
     test: "5 four instances at once with different LoRAs, each as if alone",
-    expected: `every picture within ${PICTURE_DIFFERENCE_MAX} of 255`,
-    measured: `differences ${differences.join(", ")}`,
-    isPassed: differences.every((difference) => difference <= PICTURE_DIFFERENCE_MAX),
+    expected: `every picture within ${PICTURE_DIFFERENCE_MAX} of 255; ${wanted}`,
+    measured: `differences ${differences.join(", ")}; ${used}`,
+    isPassed:
+      differences.every((difference) => difference <= PICTURE_DIFFERENCE_MAX) && used === wanted,
   };
 }
 

@@ -3,11 +3,20 @@ import { setTimeout as wait } from "node:timers/promises";
 import type { DaemonModel } from "../../client/index.ts";
 import { processMemory } from "../process-memory.ts";
 import { formatBytes } from "../table.ts";
-import { type AcceptanceBench, isBitEqual, type Outcome, relativeError, step } from "./bench.ts";
+import {
+  type AcceptanceBench,
+  contextOf,
+  isBitEqual,
+  type Outcome,
+  relativeError,
+  step,
+} from "./bench.ts";
 
 const STEPS = 500;
 const WARM_UP_STEPS = 100;
-/** A run may grow by caches that fill late; a leak of one step's output alone would be 2 MB more. */
+/** A prompt stays for a picture, and the daemon keeps its context by digest until it needs the room. */
+const STEPS_A_PICTURE = 20;
+/** 25 contexts are 1 MB, allocators come to rest late; a leak of 16 KB a step would show. */
 const GROWTH_BYTES_MAX = 8e6;
 const EXACT = 1e-5;
 
@@ -73,7 +82,8 @@ export async function longRun(bench: AcceptanceBench, names: Names): Promise<Out
   const samples: number[] = [];
   for (let count = 1; count <= STEPS + WARM_UP_STEPS; count++) {
     const model = models[count % models.length];
-    if (model) await step(model, count);
+    const picture = Math.floor(count / STEPS_A_PICTURE);
+    if (model) await step(model, count, contextOf(model, picture));
     if (count >= WARM_UP_STEPS && count % 100 === 0)
       samples.push(await residentBytes(bench, enginePid));
   }
