@@ -3,10 +3,11 @@ import { spawnSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 
 const folder = mkdtempSync(join(tmpdir(), "luna-test-"));
 const report = join(folder, "report.json");
-const vitest = new URL("../node_modules/vitest/vitest.mjs", import.meta.url).pathname;
+const vitest = fileURLToPath(new URL("../node_modules/vitest/vitest.mjs", import.meta.url));
 const run = spawnSync(
   process.execPath,
   [
