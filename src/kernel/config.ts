@@ -68,7 +68,7 @@ export const SETTINGS = {
   device: {
     kind: "string",
     default: "auto",
-    doc: "Where the engine runs: auto, cpu, cuda or webgpu. `auto` takes the first that passes its self-test. Several with commas are an engine each, every model on all of them: cuda:0,cuda:1 or, with threads, cpu:1,cpu:1.",
+    doc: "Where the engine runs: auto, cpu, cuda or webgpu. `auto` takes the first that passes its self-test. Several with commas are an engine each, every model on all of them: cuda:0,cuda:1 or, with threads, cpu:1,cpu:1. The SHARED_DEVICE of the Python original.",
   },
   threads: {
     kind: "integer",
