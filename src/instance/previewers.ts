@@ -58,7 +58,8 @@ async function decode(
   const first = latent.data.subarray(0, channels * height * width);
   const raw = floatTensor(
     [1, channels, height, width],
-    first.map((value) => value / info.latentScale),
+    // A TAESD takes latents of its file's scale, whichever family it is for.
+    first.map((value) => value / vae.info.latentScale),
   );
   const planes = await vae.decode(raw);
   const pixels = toPixels({ ...planes, data: planes.data.map((value) => (value + 1) / 2) });

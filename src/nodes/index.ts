@@ -15,6 +15,7 @@ export type {
   SavedFile,
 } from "./node-context.ts";
 export {
+  type ComboInput,
   defineNode,
   ExecutionBlocker,
   type ExpandedGraph,
@@ -35,6 +36,7 @@ export {
   withAlphaOf,
 } from "./picture-file.ts";
 export { encodePng, readPngText } from "./png.ts";
+export { taesdNames } from "./taesd-vae.ts";
 export { toPixels } from "./upscale.ts";
 export type {
   Clip,

@@ -33,11 +33,11 @@ export type FloatInput = Common &
 export type StringInput = Common &
   Readonly<{ type: "STRING"; default?: string; isMultiline?: boolean }>;
 export type BooleanInput = Common & Readonly<{ type: "BOOLEAN"; default?: boolean }>;
-/** One of a list: fixed, or the files of a folder at the time of the question. */
+/** One of a list: fixed, or the files of a folder at the time of the question; "VAEs" counts TAESDs in. */
 export type ComboInput = Common &
   Readonly<{
     type: "COMBO";
-    choices: readonly string[] | FileKind | "input images";
+    choices: readonly string[] | FileKind | "input images" | "VAEs";
     default?: string;
     /** The node itself deals with names that are not in the list. */
     isOpen?: boolean;

@@ -1,6 +1,6 @@
 /** An input as ComfyUI describes it to clients: [type or choices, options]. */
-import type { FileKind, InputSpec, NodeServices } from "../nodes/index.ts";
-import { SEED_MAX } from "../nodes/index.ts";
+import type { ComboInput, InputSpec, NodeServices } from "../nodes/index.ts";
+import { SEED_MAX, taesdNames } from "../nodes/index.ts";
 
 export type InputConfig = readonly [
   type: string | readonly string[],
@@ -25,11 +25,14 @@ export async function describeInput(spec: InputSpec, lists: Lists): Promise<Inpu
 }
 
 async function listChoices(
-  choices: readonly string[] | FileKind | "input images",
+  choices: ComboInput["choices"],
   lists: Lists,
 ): Promise<readonly string[]> {
   if (typeof choices !== "string") return choices;
-  return choices === "input images" ? lists.listInputImages() : lists.listFiles(choices);
+  if (choices === "input images") return lists.listInputImages();
+  if (choices !== "VAEs") return lists.listFiles(choices);
+  const taesds = taesdNames(await lists.listFiles("vae_approx"));
+  return [...(await lists.listFiles("vae")), ...taesds];
 }
 
 /** Options under ComfyUI's names, present ones only. */

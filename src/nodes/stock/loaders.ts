@@ -2,6 +2,8 @@ import { LunaError } from "../../kernel/index.ts";
 import type { CheckpointPart, FileKind, NodeContext, OpenedCheckpoint } from "../node-context.ts";
 import { defineNode, output } from "../node-definition.ts";
 import { JoinedTextModel } from "../prompt-encoder.ts";
+import { TaesdVae, taesdFile, taesdNames } from "../taesd-vae.ts";
+import type { Vae } from "../values.ts";
 
 /** A part that the node promises, or the error that says what the file is instead. */
 export function requirePart<Part extends CheckpointPart>(
@@ -118,13 +120,30 @@ const dualClipLoader = defineNode({
   },
 });
 
+/** Undefined where the name is a file's. */
+async function openTaesd(name: string, context: NodeContext): Promise<Vae | undefined> {
+  const files = await context.listFiles("vae_approx");
+  if (!taesdNames(files).includes(name)) return undefined;
+  const openHalf = async (half: "encoder" | "decoder") => {
+    const file = taesdFile(files, name, half) ?? name;
+    const opened = await open("vae_approx", file, "vae", context);
+    return { vae: requirePart(opened, "vae", file), location: opened.location };
+  };
+  const encoder = await openHalf("encoder");
+  const decoder = await openHalf("decoder");
+  const halves = { encoder: encoder.vae, decoder: decoder.vae };
+  return { vae: new TaesdVae(name, halves), location: decoder.location };
+}
+
 const vaeLoader = defineNode({
   name: "VAELoader",
   displayName: "Load VAE",
   category: "loaders",
-  inputs: { vae_name: { type: "COMBO", choices: "vae" } },
+  inputs: { vae_name: { type: "COMBO", choices: "VAEs" } },
   outputs: [output("VAE")],
   async run({ vae_name }, context) {
+    const small = await openTaesd(vae_name, context);
+    if (small !== undefined) return { outputs: [small] };
     const opened = await open("vae", vae_name, "vae", context);
     const vae = requirePart(opened, "vae", vae_name);
     return { outputs: [{ vae, location: opened.location }] };
