@@ -9,9 +9,9 @@ const CASES = [
   { clients: 4, side: 64 },
 ] as const;
 const TURNS = 5;
-const TURN_MS = 1500;
+const TURN_MS = 1200;
 /** Long enough for the caps of a shape to be known. */
-const WARM_UP_MS = 4000;
+const WARM_UP_MS = 3000;
 
 /** Steps a second of 1 to 16 clients, against the same clients served one row at a time. */
 export async function batching(bed: BenchBed): Promise<Figures> {
