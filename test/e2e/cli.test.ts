@@ -1,0 +1,148 @@
+/** `luna` as people start it: processes of their own, their output, exit codes, and what they leave. */
+import { readFileSync } from "node:fs";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setTimeout as wait } from "node:timers/promises";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { type LunaProcess, startAndAwait, startLuna } from "../../src/cli/child-process.ts";
+import { serverUrl } from "../../src/cli/demo.ts";
+import { tinyModels } from "../support/real-daemon.ts";
+
+const EXAMPLE = join(import.meta.dirname, "../../examples/acceptance.json");
+const COMMANDS =
+  "serve run instance demo status models loras preload unload comfyui monitor doctor bench acceptance";
+const SLOW = ["--device", "cpu", "--threads", "1", "--socket", "off"];
+
+/** A program run from its sources starts slowly on a machine that is busy. */
+const START_MS_MAX = 180_000;
+
+let folder: string;
+let models: string;
+let daemon: LunaProcess;
+let url: string;
+const daemonLines: string[] = [];
+
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), "luna-cli-"));
+  models = await tinyModels();
+  const missing = ["--models", join(folder, "missing")];
+  const started = await startAndAwait(
+    ["serve", "--port", "0", "--models", models, ...missing, ...SLOW],
+    serverUrl,
+    {
+      onLine: (line) => void daemonLines.push(line),
+      onStart: (process) => {
+        daemon = process;
+      },
+    },
+  );
+  url = started.value;
+}, START_MS_MAX);
+afterAll(async () => {
+  await daemon.stop();
+  for (const path of [folder, models]) await rm(path, { recursive: true, force: true });
+});
+
+async function luna(...args: string[]) {
+  const lines: string[] = [];
+  const child = startLuna(args, (line) => void lines.push(line));
+  const code = await child.exited;
+  return { code, output: lines.join("\n"), errors: child.errors() };
+}
+const ask = (...args: string[]) => luna(...args, "--daemon-url", url);
+async function json(...args: string[]) {
+  const { code, output, errors } = await ask(...args, "--json");
+  expect([code, code === 0 ? "" : errors]).toEqual([0, ""]);
+  return JSON.parse(output);
+}
+
+test("serve says where it listens, and names a model folder that is not there", async () => {
+  expect(daemonLines).toContainEqual(
+    expect.stringMatching(/^\[LunaServer\] WebSocket server running on localhost:\d+$/),
+  );
+  const page = daemonLines.join("\n").match(/Dashboard (\S+)/)?.[1] ?? "";
+  expect((await fetch(page)).status).toBe(200);
+  expect(daemon.errors()).toContain(`${join(folder, "missing")} does not exist`);
+});
+
+test("the overview names every command, each explains itself, and nothing else is taken", async () => {
+  const { output } = await luna();
+  for (const name of COMMANDS.split(" ")) expect(output).toContain(`  ${name} `);
+  const help = await luna("preload", "--help");
+  expect([help.code, help.output]).toEqual([0, expect.stringContaining("--pin")]);
+  expect(await luna("bogus")).toMatchObject({ code: 1 });
+  expect(await luna("status", "--bogus")).toMatchObject({ code: 2 });
+  const words = await luna("status", "now");
+  expect([words.code, words.errors]).toEqual([2, expect.stringContaining('"now" means nothing')]);
+});
+
+test("models, preload, status, unload and loras tell the same as JSON", async () => {
+  const id = "checkpoints/tiny.safetensors";
+  expect(await json("models")).toContainEqual(expect.objectContaining({ id, isLoaded: false }));
+  expect(await json("preload", "tiny")).toMatchObject({ id, family: "sd1" });
+  const copies = async () => {
+    const { models } = (await json("status")) as { models: { id: string; copies: number }[] };
+    return models.find((model) => model.id === id)?.copies;
+  };
+  expect(await copies()).toBe(1);
+  expect(await json("unload", "tiny")).toEqual({ unloaded: "tiny" });
+  expect(await copies()).toBe(0);
+  expect(await json("loras")).toEqual([]);
+  expect(await ask("preload", "none")).toMatchObject({ code: 1 });
+});
+
+test("run makes a picture that holds its workflow, and reports it", async () => {
+  const sets = ["model.ckpt_name=tiny.safetensors", "clip.ckpt_name=tiny.safetensors"];
+  const flags = [...sets, "sampler.steps=2", "model.daemon_mode=force_daemon"].flatMap((set) => [
+    "--set",
+    set,
+  ]);
+  const out = join(folder, "pictures");
+  const run = ["run", EXAMPLE, "--models", models, "--out", out, ...flags];
+  const report = await json(...run);
+  expect(report).toMatchObject({ workflow: "acceptance", steps: 2, engineRssBytes: 0, loras: [] });
+  const picture = await readFile(report.pictures[0]);
+  expect(picture.subarray(1, 4).toString()).toBe("PNG");
+  expect(picture.toString("latin1")).toContain("LunaConfigGateway");
+  const wrong = await ask(...run, "--set", "sampler.steps=many");
+  expect([wrong.code, wrong.errors]).toEqual([1, expect.stringContaining("Node sampler")]);
+});
+
+test("a daemon that is not there is said with the command that starts it", async () => {
+  const { code, errors } = await luna("status", "--daemon-url", "ws://127.0.0.1:9");
+  expect(code).toBe(1);
+  expect(errors).toContain("Daemon is not running. Start it with: npx luna serve");
+});
+
+/** True while a process has the id; one that is dead and not waited for has it still. */
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return process.platform !== "linux" || !/\) Z/.test(readFileSync(`/proc/${pid}/stat`, "utf8"));
+  } catch {
+    return false;
+  }
+}
+
+/** Children by /proc; elsewhere none are known. */
+function childrenOf(pid: number): number[] {
+  if (process.platform !== "linux") return [];
+  return readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").split(" ").map(Number);
+}
+
+test("Ctrl-C in the demo leaves no process, and what the user had in the folder", async () => {
+  const own = join(folder, "notes.txt");
+  await writeFile(own, "mine");
+  const demo = startLuna(["demo", "--out", folder, "--device", "cpu"], () => undefined);
+  while (!/starting 4 instances/.test(demo.errors())) await wait(50);
+  const daemonPid = Number(/pid (\d+)/.exec(demo.errors())?.[1]);
+  const pids = [daemonPid, ...childrenOf(daemonPid), ...childrenOf(demo.child.pid ?? 0)].filter(
+    (pid) => pid > 0,
+  );
+  expect(pids.every(isAlive)).toBe(true);
+  demo.child.kill("SIGINT");
+  expect(await demo.exited).toBe(130);
+  expect(pids.filter(isAlive)).toEqual([]);
+  expect(await readFile(own, "utf8")).toBe("mine");
+});
