@@ -90,12 +90,20 @@ export type OutputSpec = Readonly<{
 /** What clients of ComfyUI are shown of a run: `{images: [...]}`, `{text: [...]}`. */
 export type NodeUi = Readonly<Record<string, readonly unknown[]>>;
 
+/** A pack may bring a copy of this package of its own, with a class of its own. */
+const BLOCKER = Symbol.for("luna-daemon.blocker");
+
 /** An output that stops what depends on it; with a message, clients are told why. */
 export class ExecutionBlocker {
   readonly message: string | undefined;
+  readonly [BLOCKER] = true;
 
   constructor(message?: string) {
     this.message = message;
+  }
+
+  static is(value: unknown): value is ExecutionBlocker {
+    return typeof value === "object" && value !== null && BLOCKER in value;
   }
 }
 

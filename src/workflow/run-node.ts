@@ -109,7 +109,7 @@ function findBlocker(inputs: Inputs, isInputList: boolean): ExecutionBlocker | u
   const values = Object.values(inputs).flatMap((value) =>
     isInputList && Array.isArray(value) ? (value as unknown[]) : [value],
   );
-  return values.find((value) => value instanceof ExecutionBlocker);
+  return values.find(ExecutionBlocker.is);
 }
 
 /** A loader gives undefined for a part that its file lacks. */

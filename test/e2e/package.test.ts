@@ -1,6 +1,6 @@
 /** What `npm pack` makes, put alone into a clean folder beside its dependencies, serves a picture. */
 import { execFileSync, spawn } from "node:child_process";
-import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from "node:fs";
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, symlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { createInterface } from "node:readline";
@@ -13,6 +13,10 @@ const BUILD_MS_MAX = 600_000;
 const root = join(import.meta.dirname, "../..");
 const folder = mkdtempSync(join(tmpdir(), "luna-package-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+type Packed = { filename: string; size: number };
+/** The embedded model is nearly all of it. */
+const PACKED_BYTES_MAX = 64 * 2 ** 20;
 
 type Manifest = { version: string; files: string[]; dependencies: Record<string, string> };
 const manifest = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as Manifest;
@@ -32,15 +36,17 @@ function packAndUnpack(): string {
   const isWindows = process.platform === "win32";
   const options = { cwd: copy, encoding: "utf8", shell: isWindows } as const;
   const args = ["pack", "--ignore-scripts", "--json", "--pack-destination", folder];
-  const [packed] = JSON.parse(execFileSync("npm", args, options)) as [{ filename: string }];
+  const [packed] = JSON.parse(execFileSync("npm", args, options)) as [Packed];
+  expect(packed.size).toBeLessThan(PACKED_BYTES_MAX);
   const modules = join(folder, "clean", "node_modules");
   mkdirSync(modules, { recursive: true });
   execFileSync("tar", ["-xzf", join(folder, packed.filename), "-C", modules]);
+  renameSync(join(modules, "package"), join(modules, "luna-daemon"));
   for (const name of Object.keys(manifest.dependencies)) {
     mkdirSync(dirname(join(modules, name)), { recursive: true });
     symlinkSync(join(root, "node_modules", name), join(modules, name), "junction");
   }
-  return join(modules, "package");
+  return join(modules, "luna-daemon");
 }
 
 test(
@@ -49,6 +55,12 @@ test(
     const main = join(packAndUnpack(), "dist/cli/main.js");
     const version = execFileSync(process.execPath, [main, "--version"], { encoding: "utf8" });
     expect(version.trim()).toBe(manifest.version);
+    for (const door of ["", "/client", "/protocol", "/safetensors"]) {
+      const text = `import * as all from "luna-daemon${door}"; console.log(Object.keys(all).length)`;
+      const args = ["--input-type=module", "-e", text];
+      const options = { cwd: join(folder, "clean"), encoding: "utf8" } as const;
+      expect(Number(execFileSync(process.execPath, args, options)), door).toBeGreaterThan(0);
+    }
     const models = join(folder, "models");
     mkdirSync(join(models, "checkpoints"), { recursive: true });
     await writeTinyCheckpoint(join(models, "checkpoints", "tiny.safetensors"));
