@@ -14,8 +14,11 @@ import {
 /** The embedded model and its LoRAs, laid out as a models folder. */
 export const ASSETS = fileURLToPath(new URL("../assets/", import.meta.url));
 
-/** Models sent as tensors are kept here; a folder of its own keeps them out of ComfyUI's lists. */
-export const uploadRoot = (): string => join(tmpdir(), "luna-uploads");
+/**
+ * Models sent as tensors are kept here; a folder of its own keeps them out of ComfyUI's lists. One
+ * for each user of the machine (Windows' temporary folder is a user's own).
+ */
+export const uploadRoot = (): string => join(tmpdir(), `luna-uploads-${process.getuid?.() ?? 0}`);
 
 function extraFolders(config: Config): ExtraFolder[] {
   if (config.extraModelPaths === "") return [];

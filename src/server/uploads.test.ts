@@ -1,4 +1,4 @@
-import { mkdtemp, readdir, readFile, rm, utimes, writeFile } from "node:fs/promises";
+import { mkdtemp, readdir, readFile, rm, stat, utimes, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
@@ -58,4 +58,10 @@ test("a full folder takes no more uploads, an empty upload is none", async () =>
   await expect(Upload.open(folder, { folderBytesMax: 100 })).rejects.toMatchObject({
     code: "LIMIT_EXCEEDED",
   });
+});
+
+test.skipIf(process.platform === "win32")("the folder is the user's own", async () => {
+  const own = join(folder, "uploads", "diffusion_models");
+  await (await Upload.open(own)).abandon();
+  for (const path of [own, join(own, "..")]) expect((await stat(path)).mode & 0o077).toBe(0);
 });

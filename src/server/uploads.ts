@@ -40,11 +40,11 @@ export class Upload {
   /** Throws LIMIT_EXCEEDED when the folder has no room left. */
   static async open(folder: string, limits: UploadLimits = {}): Promise<Upload> {
     const { bytesMax = UPLOAD_BYTES_MAX, folderBytesMax = UPLOAD_FOLDER_BYTES_MAX } = limits;
-    await mkdir(folder, { recursive: true });
+    await mkdir(folder, { recursive: true, mode: 0o700 });
     await cleanStaleParts(folder);
     const room = folderBytesMax - (await folderBytes(folder));
     if (room <= 0) {
-      const message = `Uploaded models take more than ${folderBytesMax} bytes: remove some first.`;
+      const message = `Uploaded models take more than ${folderBytesMax} bytes: remove some from ${folder} first.`;
       throw new LunaError("LIMIT_EXCEEDED", message);
     }
     const partPath = join(folder, `.${randomUUID()}${PART}`);
