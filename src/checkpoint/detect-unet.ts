@@ -5,7 +5,7 @@
  */
 import { unetDiffusersNames } from "./diffusers-names.ts";
 import { LEVELS_MAX, RES_BLOCKS_MAX, TRANSFORMER_DEPTH_MAX } from "./limits.ts";
-import type { Component, Family, UNetConfig } from "./types.ts";
+import type { Component, EncoderConfig, Family, UNetConfig } from "./types.ts";
 import { levelWidths, unetLayers } from "./unet-layers.ts";
 import { unsupported } from "./unsupported.ts";
 import {
@@ -105,39 +105,47 @@ function outlineDiffusers(entries: Entries): Outline {
 
 const KEYS_OF_CONTEXT = ".transformer_blocks.0.attn2.to_k.weight";
 
-function configOf(entries: Entries, outline: Outline): UNetConfig {
-  const { levels, names } = outline;
+/** What a way down and a middle say of themselves; a net without cross-attention has contextDim 0. */
+function encoderOf(entries: Entries, { levels, names, middleDepth }: Outline): EncoderConfig {
   if (levels.length > LEVELS_MAX) throw unsupported(`a UNet of more than ${LEVELS_MAX} levels`);
-  const first = [...entries.keys()].find((name) => name.endsWith(KEYS_OF_CONTEXT));
-  if (first === undefined) throw unsupported("a UNet without cross-attention");
-  const attention = first.slice(0, -KEYS_OF_CONTEXT.length);
+  const keys = [...entries.keys()];
+  const context = keys.find((name) => name.endsWith(KEYS_OF_CONTEXT));
+  const projection = entries.get(keys.find((name) => name.endsWith(".proj_in.weight")) ?? "");
   const modelChannels = axisOf(entries, `${names.convIn}.weight`, 0);
-  const isLinearProjection = entries.get(`${attention}.proj_in.weight`)?.shape.length === 2;
+  const isLinearProjection = projection?.shape.length === 2;
   const isLabelled = entries.has(`${names.label}.weight`);
   return {
     inChannels: axisOf(entries, `${names.convIn}.weight`, 1),
-    outChannels: axisOf(entries, `${names.convOut}.weight`, 0),
     modelChannels,
     channelMult: levels.map(({ width }) => width / modelChannels),
     resBlocks: levels.map(({ depths }) => depths.length),
     transformerDepth: levels.flatMap(({ depths }) => depths),
-    transformerDepthMiddle: outline.middleDepth,
-    transformerDepthOutput: outline.upDepths,
-    contextDim: axisOf(entries, first, 1),
+    transformerDepthMiddle: middleDepth,
+    contextDim: context === undefined ? 0 : axisOf(entries, context, 1),
     admChannels: isLabelled ? axisOf(entries, `${names.label}.weight`, 1) : 0,
     heads: isLinearProjection ? { channels: HEAD_CHANNELS } : { count: HEAD_COUNT_SD1 },
     isLinearProjection,
   };
 }
 
-function checkConfig(config: UNetConfig): void {
-  const { inChannels, outChannels, channelMult } = config;
+/** The way down and the middle of a net; `upDepths` are transformer depths of its way up, if any. */
+export function readEncoder(
+  entries: Entries,
+  isLdm: boolean,
+): { encoder: EncoderConfig; upDepths: readonly number[]; convOut: string } {
+  const outline = isLdm ? outlineLdm(entries) : outlineDiffusers(entries);
+  const encoder = encoderOf(entries, outline);
+  checkEncoder(encoder, outline.upDepths);
+  return { encoder, upDepths: outline.upDepths, convOut: outline.names.convOut };
+}
+
+function checkEncoder(config: EncoderConfig, upDepths: readonly number[]): void {
+  const { inChannels, channelMult } = config;
   if (![4, 8, 9].includes(inChannels)) {
     throw unsupported(
       `a UNet of ${inChannels} input channels; text to image has 4, pix2pix 8, inpainting 9`,
     );
   }
-  if (outChannels !== 4) throw unsupported(`a UNet of ${outChannels} output channels, not 4`);
   if (config.transformerDepthMiddle < 0 && config.admChannels === 0) {
     throw unsupported("a distilled Stable Diffusion 1.x or 2.x UNet without its middle attention");
   }
@@ -146,23 +154,17 @@ function checkConfig(config: UNetConfig): void {
   if (uneven !== undefined) {
     throw unsupported(`a UNet level of ${uneven} channels; a multiple of ${GROUPS} is needed`);
   }
-  const ups = config.resBlocks.reduce((sum, count) => sum + count + 1, 0);
-  if (config.transformerDepthOutput.length !== ups) {
-    throw unsupported(
-      `a UNet of ${config.transformerDepthOutput.length} output blocks, ${ups} expected`,
-    );
-  }
   if (!config.isLinearProjection) return;
   for (const [level, width] of widths.entries()) {
-    if (width % HEAD_CHANNELS === 0 || !hasAttention(config, level)) continue;
+    if (width % HEAD_CHANNELS === 0 || !hasAttention(config, upDepths, level)) continue;
     throw unsupported(
       `attention over ${width} channels (multiple ${channelMult[level]}); heads have 64`,
     );
   }
 }
 
-function hasAttention(config: UNetConfig, level: number): boolean {
-  const { resBlocks, transformerDepth: down, transformerDepthOutput: up } = config;
+function hasAttention(config: EncoderConfig, up: readonly number[], level: number): boolean {
+  const { resBlocks, transformerDepth: down } = config;
   const begin = resBlocks.slice(0, level).reduce((sum, count) => sum + count, 0);
   const count = resBlocks[level] ?? 0;
   const end = up.length - begin - level;
@@ -205,8 +207,15 @@ export function detectUNet(file: Entries): Component<UNetConfig> | undefined {
 }
 
 function readUNet(entries: Entries, isLdm: boolean): Component<UNetConfig> {
-  const config = configOf(entries, isLdm ? outlineLdm(entries) : outlineDiffusers(entries));
-  checkConfig(config);
+  const { encoder, upDepths, convOut } = readEncoder(entries, isLdm);
+  if (encoder.contextDim === 0) throw unsupported("a UNet without cross-attention");
+  const outChannels = axisOf(entries, `${convOut}.weight`, 0);
+  if (outChannels !== 4) throw unsupported(`a UNet of ${outChannels} output channels, not 4`);
+  const ups = encoder.resBlocks.reduce((sum, count) => sum + count + 1, 0);
+  if (upDepths.length !== ups) {
+    throw unsupported(`a UNet of ${upDepths.length} output blocks, ${ups} expected`);
+  }
+  const config: UNetConfig = { ...encoder, outChannels, transformerDepthOutput: upDepths };
   const stored = isLdm ? ldmNames : storedNames(unetDiffusersNames(config));
   const weights = takeWeights("UNet", unetLayers(config), finder(entries, stored));
   const known = new Set([...weights.keys()].flatMap(stored));

@@ -1,4 +1,14 @@
 export { componentsOf, componentWeights } from "./components.ts";
+export {
+  blockPlaces,
+  controlNetLayers,
+  controlPlaces,
+  HINT_CONVOLUTIONS,
+  halvesAt,
+  misfit,
+  t2iAdapterLayers,
+  UNION_TYPE_WIDTH,
+} from "./control-layers.ts";
 export { unetDiffusersNames, vaeDiffusersNames } from "./diffusers-names.ts";
 export { type Layer, layerWeights } from "./layer.ts";
 export { openCheckpoint, type ReadTensor } from "./open-checkpoint.ts";

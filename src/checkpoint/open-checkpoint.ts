@@ -6,6 +6,7 @@ import {
   type TensorEntry,
   toFloat,
 } from "../tensor/index.ts";
+import { takeControl } from "./detect-control.ts";
 import { detectText } from "./detect-text.ts";
 import { detectUNet, familyOf } from "./detect-unet.ts";
 import { detectVae } from "./detect-vae.ts";
@@ -28,13 +29,13 @@ export async function openCheckpoint(
   header: SafetensorsHeader,
   readTensor?: ReadTensor,
 ): Promise<Checkpoint> {
-  const { tensors } = header;
-  refuseForeign(new Set(tensors.keys()));
+  const { control, rest: tensors } = takeControl(header.tensors);
+  refuseForeign(tensors.keys());
   const unet = detectUNet(tensors);
   const family = unet === undefined ? undefined : familyOf(unet.config);
   const textEncoders = detectText(tensors, family);
   const vae = detectVae(tensors);
-  if (unet === undefined && textEncoders.length === 0 && vae === undefined) {
+  if (!control && unet === undefined && textEncoders.length === 0 && vae === undefined) {
     const [first] = tensors.keys();
     const some = first === undefined ? "no tensors" : `no net known here (a key is "${first}")`;
     throw unsupported(some);
@@ -53,8 +54,9 @@ export async function openCheckpoint(
     ...(unet === undefined ? {} : { unet }),
     textEncoders,
     ...(vae === undefined ? {} : { vae }),
+    ...(control === undefined ? {} : { control }),
     latentScale: (await values(taesdScale))?.[0] ?? (isSdxl ? LATENT_SCALE.sdxl : LATENT_SCALE.sd),
-    dtype: commonType(tensors.values()),
+    dtype: commonType(header.tensors.values()),
   };
 }
 

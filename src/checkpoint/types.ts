@@ -23,10 +23,9 @@ export type WeightRef = Readonly<{
 /** Canonical name without the component's prefix ("input_blocks.0.0.weight") to its place. */
 export type WeightTable = ReadonlyMap<string, WeightRef>;
 
-/** Everything the LDM UNet's forward needs and shapes alone tell, conventions filled in. */
-export type UNetConfig = Readonly<{
+/** The way down and the middle of an LDM UNet: what shapes alone tell, conventions filled in. */
+export type EncoderConfig = Readonly<{
   inChannels: number;
-  outChannels: number;
   modelChannels: number;
   channelMult: readonly number[];
   /** Residual blocks of each level on the way down; one more on the way up. */
@@ -35,8 +34,6 @@ export type UNetConfig = Readonly<{
   transformerDepth: readonly number[];
   /** -1: the middle is its first residual block only, -2: there is no middle (distilled SDXL). */
   transformerDepthMiddle: number;
-  /** As transformerDepth, on the way up, in the order of output_blocks. */
-  transformerDepthOutput: readonly number[];
   contextDim: number;
   /** Width of `y`, or 0. */
   admChannels: number;
@@ -45,6 +42,44 @@ export type UNetConfig = Readonly<{
   /** proj_in and proj_out are Linear (SD2, SDXL) and not 1x1 convolutions (SD1). */
   isLinearProjection: boolean;
 }>;
+
+/** Everything the LDM UNet's forward needs. */
+export type UNetConfig = EncoderConfig &
+  Readonly<{
+    outChannels: number;
+    /** As transformerDepth, on the way up, in the order of output_blocks. */
+    transformerDepthOutput: readonly number[];
+  }>;
+
+/**
+ * A ControlNet: a copy of a UNet's way down and middle, to which convolutions over a hint picture
+ * are added after the first block, and whose blocks each give a residual.
+ */
+export type ControlNetConfig = Readonly<{
+  kind: "controlnet";
+  encoder: EncoderConfig;
+  hintChannels: number;
+  /** Kinds of hints that a Union net is told apart; 0 for a net of one kind. */
+  unionTypes: number;
+}>;
+
+/** A T2I-Adapter: residuals from the hint picture alone, the same at every step. */
+export type T2IAdapterConfig = Readonly<{
+  kind: "t2i-adapter";
+  isLight: boolean;
+  /** Pixels along each side that become channels of one cell: 16 in SDXL's. */
+  unshuffle: 8 | 16;
+  hintChannels: number;
+  /** Of its levels, finest first. */
+  widths: readonly number[];
+  resBlocks: number;
+  /** Kernel of all convolutions but the first of each residual block. */
+  kernel: 1 | 3;
+  /** Halves with a convolution and not by averaging. */
+  hasConvDown: boolean;
+}>;
+
+export type ControlConfig = ControlNetConfig | T2IAdapterConfig;
 
 /** CLIP-L, OpenCLIP-H or OpenCLIP-G, in the canonical (transformers' CLIPTextModel) layout. */
 export type TextEncoderKind = "clip-l" | "clip-h" | "clip-g";
@@ -87,6 +122,7 @@ export type Checkpoint = Readonly<{
   /** In the order their outputs are concatenated: clip-l before clip-g. */
   textEncoders: readonly Component<TextEncoderConfig>[];
   vae?: Component<VaeConfig>;
+  control?: Component<ControlConfig>;
   /** 0.18215 for SD1 and SD2, 0.13025 for SDXL: latents the UNet sees = raw latents * scale. */
   latentScale: number;
   /** Element type of most weights. */
@@ -94,4 +130,12 @@ export type Checkpoint = Readonly<{
 }>;
 
 /** A net that is loaded and run by itself: one ONNX session each. */
-export type ComponentName = "unet" | TextEncoderKind | "vae-encoder" | "vae-decoder";
+export type ComponentName =
+  | "unet"
+  | TextEncoderKind
+  | "vae-encoder"
+  | "vae-decoder"
+  /** What a control net makes of the hint alone, once for each picture. */
+  | "control-hint"
+  /** The rest of a ControlNet, which runs at every step. */
+  | "control-net";

@@ -4,7 +4,7 @@
  * downsamplers in one row, diffusers' `down_blocks.LEVEL.resnets.J` counts them by level.
  */
 import { conv, type Layer, linear, norm, under } from "./layer.ts";
-import type { UNetConfig } from "./types.ts";
+import type { EncoderConfig, UNetConfig } from "./types.ts";
 
 function resBlock(inputs: number, outputs: number, embedding: number): Layer[] {
   const layers = [
@@ -40,7 +40,7 @@ function transformerBlock(channels: number, contextDim: number): Layer[] {
   ];
 }
 
-function transformer(config: UNetConfig, channels: number, depth: number): Layer[] {
+function transformer(config: EncoderConfig, channels: number, depth: number): Layer[] {
   const project = config.isLinearProjection
     ? (name: string) => linear(same(name), channels, channels)
     : (name: string) => conv(same(name), channels, channels, 1);
@@ -50,7 +50,7 @@ function transformer(config: UNetConfig, channels: number, depth: number): Layer
   return [norm(same("norm"), channels), project("proj_in"), ...blocks.flat(), project("proj_out")];
 }
 
-function embeddings(config: UNetConfig): Layer[] {
+function embeddings(config: EncoderConfig): Layer[] {
   const { modelChannels, admChannels } = config;
   const width = 4 * modelChannels;
   const layers = [
@@ -66,11 +66,11 @@ function embeddings(config: UNetConfig): Layer[] {
 }
 
 /** Widths of the levels in channels. */
-export function levelWidths(config: UNetConfig): number[] {
+export function levelWidths(config: EncoderConfig): number[] {
   return config.channelMult.map((multiple) => Math.round(multiple * config.modelChannels));
 }
 
-function downLayers(config: UNetConfig, skips: number[]): Layer[] {
+function downLayers(config: EncoderConfig, skips: number[]): Layer[] {
   const layers: Layer[] = [];
   const widths = levelWidths(config);
   const embedding = 4 * config.modelChannels;
@@ -104,7 +104,7 @@ function downLayers(config: UNetConfig, skips: number[]): Layer[] {
 }
 
 /** Distilled SDXL nets keep only one residual block here (depth -1: SSD-1B) or nothing (-2: KOALA). */
-function middleLayers(config: UNetConfig, channels: number): Layer[] {
+function middleLayers(config: EncoderConfig, channels: number): Layer[] {
   const depth = config.transformerDepthMiddle;
   const inner = resBlock(channels, channels, 4 * config.modelChannels);
   const first = under(["middle_block.0", "mid_block.resnets.0"], inner);
@@ -145,17 +145,25 @@ function upLayers(config: UNetConfig, skips: number[]): Layer[] {
   return layers;
 }
 
-/** All layers with their shapes; a checkpoint of this config has exactly these. */
-export function unetLayers(config: UNetConfig): Layer[] {
+/** Everything up to the middle; `skips` gets the width of each input block. */
+export function encoderLayers(config: EncoderConfig, skips: number[]): Layer[] {
   const { modelChannels } = config;
-  const skips = [modelChannels];
+  skips.push(modelChannels);
   const down = downLayers(config, skips);
-  const deepest = levelWidths(config).at(-1) ?? modelChannels;
   return [
     ...embeddings(config),
     conv(["input_blocks.0.0", "conv_in"], modelChannels, config.inChannels),
     ...down,
-    ...middleLayers(config, deepest),
+    ...middleLayers(config, levelWidths(config).at(-1) ?? modelChannels),
+  ];
+}
+
+/** All layers with their shapes; a checkpoint of this config has exactly these. */
+export function unetLayers(config: UNetConfig): Layer[] {
+  const { modelChannels } = config;
+  const skips: number[] = [];
+  return [
+    ...encoderLayers(config, skips),
     ...upLayers(config, skips),
     norm(["out.0", "conv_norm_out"], levelWidths(config)[0] ?? modelChannels),
     conv(["out.2", "conv_out"], config.outChannels, modelChannels),

@@ -1,4 +1,5 @@
 import { LunaError } from "../kernel/index.ts";
+import type { ControlSpec } from "../protocol/index.ts";
 import { type FloatTensor, fromFloat, type Tensor, toFloat } from "../tensor/index.ts";
 import { LoraStack } from "./lora-stack.ts";
 import { type LunaLink, loraSpecs } from "./luna-link.ts";
@@ -6,6 +7,7 @@ import type { StepTiming } from "./step-log.ts";
 import type {
   CallOptions,
   Control,
+  ControlInput,
   LoraRef,
   ModelInfo,
   UNetFeatures,
@@ -57,7 +59,7 @@ export class DaemonModel implements UNetModel {
    * and control are remembered by identity: do not change their arrays afterwards.
    */
   async forward(inputs: UNetInputs, options?: CallOptions): Promise<FloatTensor> {
-    const { x, timesteps, context, y, control } = inputs;
+    const { x, timesteps, context, y, control, controls = [] } = inputs;
     const times = Float32Array.from(timesteps);
     const own = new Map<string, Tensor>([
       ["x", fromFloat(x)],
@@ -66,10 +68,15 @@ export class DaemonModel implements UNetModel {
     const shared = new Map<string, FloatTensor>([["context", context]]);
     if (y) shared.set("y", y);
     for (const [slot, tensor] of controlSlots(control)) shared.set(slot, tensor);
+    for (const [index, { hint }] of controls.entries()) shared.set(`hint.${index}`, hint);
     const loras = loraSpecs(this.loras, "strengthModel");
     const startedAtMs = performance.now();
     const { tensors, timings } = await this.#link.run(
-      { op: "model_forward", model: this.info.id, loras, ...this.#features() },
+      {
+        ...{ op: "model_forward", model: this.info.id, loras },
+        ...this.#features(),
+        ...(controls.length > 0 && { controls: controls.map(controlSpec) }),
+      },
       { own, shared },
       options,
     );
@@ -131,6 +138,14 @@ export class DaemonModel implements UNetModel {
   #features(): Readonly<{ features?: UNetFeatures }> {
     return Object.keys(this.features).length > 0 ? { features: this.features } : {};
   }
+}
+
+function controlSpec({ model, strength, type, rows }: ControlInput): ControlSpec {
+  return {
+    ...{ model, strength },
+    ...(type !== undefined && { type }),
+    ...(rows && { rows: [...rows] }),
+  };
 }
 
 function* controlSlots(control: Control | undefined): Generator<[string, FloatTensor]> {

@@ -32,6 +32,14 @@ export type ModelInfo = Readonly<{
     hasEncoder: boolean;
     hasDecoder: boolean;
   }>;
+  /** Hint pictures have 8 pixels a latent cell along each side, rounded up to the multiple. */
+  control?: Readonly<{
+    kind: "controlnet" | "t2i-adapter";
+    hintChannels: number;
+    hintMultiple: number;
+    /** Kinds of hints that a Union net is told apart; 0 for others. */
+    unionTypes: number;
+  }>;
 }>;
 
 /** LoRA as a request names it; applied in order, strengths independent for net and text encoder. */
@@ -47,6 +55,19 @@ export type Control = Readonly<{
   output: readonly (FloatTensor | undefined)[];
 }>;
 
+/** A control net that the far side runs; its residuals stay there. */
+export type ControlInput = Readonly<{
+  /** Id of its file, as ModelInfo has it. */
+  model: string;
+  /** [n, hintChannels, pixels, pixels], 0..1; row r of x has the hint r % n. Sent once, then named by digest. */
+  hint: FloatTensor;
+  strength: number;
+  /** Kind of hint, for a Union net; none is "auto". */
+  type?: number;
+  /** Rows of x that it acts on; all where not given. */
+  rows?: readonly number[];
+}>;
+
 export type UNetInputs = Readonly<{
   /** [b, inChannels, h, w], as the net sees it: already scaled by the client. */
   x: FloatTensor;
@@ -57,6 +78,8 @@ export type UNetInputs = Readonly<{
   /** [b, admChannels]; SDXL only. */
   y?: FloatTensor;
   control?: Control;
+  /** Their residuals and those of `control` add up. */
+  controls?: readonly ControlInput[];
 }>;
 
 export type CallOptions = Readonly<{

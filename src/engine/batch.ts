@@ -47,6 +47,18 @@ export function concatRows(tensors: readonly FloatTensor[], name: string): Float
 
 const NO_DATA = new Float32Array(0);
 
+/** The rows named, in their order; all of them in order are the tensor itself. */
+export function gatherRows(tensor: FloatTensor, rows: readonly number[]): FloatTensor {
+  const [own, ...inner] = tensor.shape;
+  if (rows.length === own && rows.every((row, index) => row === index)) return tensor;
+  const step = elementCount(inner);
+  const data = new Float32Array(rows.length * step);
+  for (const [index, row] of rows.entries()) {
+    data.set(tensor.data.subarray(row * step, (row + 1) * step), index * step);
+  }
+  return { shape: [rows.length, ...inner], data };
+}
+
 /** Rows [begin, begin + count) as a view. */
 export function sliceRows(tensor: FloatTensor, begin: number, count: number): FloatTensor {
   const inner = tensor.shape.slice(1);

@@ -10,6 +10,9 @@ import {
   type AdapterTarget,
   type BuiltGraph,
   buildClipGraph,
+  buildControlHintGraph,
+  buildControlNetGraph,
+  buildT2IAdapterGraph,
   buildUNetGraph,
   buildVaeDecoderGraph,
   buildVaeEncoderGraph,
@@ -39,7 +42,7 @@ export function buildGraph(
   options: GraphOptions & Readonly<{ weights: WeightTable }>,
 ): BuiltGraph {
   const { weights, ...rest } = options;
-  const { unet, vae, latentScale } = checkpoint;
+  const { unet, vae, control, latentScale } = checkpoint;
   switch (component) {
     case "unet":
       if (unet !== undefined) return buildUNetGraph(unet.config, weights, rest);
@@ -52,6 +55,14 @@ export function buildGraph(
       if (vae !== undefined)
         return buildVaeEncoderGraph(vae.config, weights, { ...rest, latentScale });
       break;
+    case "control-hint":
+      if (control === undefined) break;
+      return control.config.kind === "controlnet"
+        ? buildControlHintGraph(control.config, weights, rest)
+        : buildT2IAdapterGraph(control.config, weights, rest);
+    case "control-net":
+      if (control?.config.kind !== "controlnet") break;
+      return buildControlNetGraph(control.config, weights, rest);
     default:
       return buildClipGraph(textConfigOf(checkpoint, component), weights, rest);
   }

@@ -49,3 +49,5 @@ export const REQUEST_MS_MAX = 600_000;
 export const HANG_MS_DEFAULT = 30_000;
 /** A run is hung when it takes so many times what the slowest one of its net took, for its size. */
 export const HANG_FACTOR = 20;
+/** What control nets made of hints, kept for the steps of their pictures: 5 to 10 MB at 512x512. */
+export const HINT_FEATURES_BYTES_MAX = 256 * 2 ** 20;

@@ -2,12 +2,21 @@
 import { LunaError } from "../kernel/index.ts";
 import { ChildExited } from "./engine-child.ts";
 import { JOB_CRASHES_MAX } from "./limits.ts";
-import type { ComponentName } from "./port.ts";
+import type { ComponentName, RunItem } from "./port.ts";
 
 export type NetName = Readonly<{ path: string; component: ComponentName }>;
 type Net = NetName & Readonly<{ bytes: number }>;
 
 export const netKey = ({ path, component }: NetName): string => `${component}\n${path}`;
+
+/** The nets of a run: its own, and the control nets of its items. */
+export function netsOf(net: NetName, items: readonly RunItem[]): NetName[] {
+  const paths = new Set(items.flatMap(({ controls = [] }) => controls.map(({ path }) => path)));
+  const controls = [...paths].flatMap((path) =>
+    (["control-hint", "control-net"] as const).map((component) => ({ path, component })),
+  );
+  return [net, ...controls];
+}
 
 export class LoadedNets {
   readonly #nets = new Map<string, Net>();

@@ -151,8 +151,7 @@ export class LoraStore implements KeptByDigest<Tensors> {
     }
     const { component } = net;
     if (component === "unet") return parsed.unet;
-    if (component === "vae-encoder" || component === "vae-decoder") return NO_PATCHES;
-    return parsed.text.get(component) ?? NO_PATCHES;
+    return [...parsed.text].find(([kind]) => kind === component)?.[1] ?? NO_PATCHES;
   }
 
   /** Undefined if the file has gone. */

@@ -8,8 +8,9 @@ import { type LoraModel, needsFullGraph } from "../lora/index.ts";
 import { elementCount } from "../tensor/index.ts";
 import { AdapterFeeds } from "./adapter-feeds.ts";
 import { baseWeights, fileKeyOf } from "./base-weights.ts";
-import { ByteBudget } from "./byte-budget.ts";
 import { buildGraph, buildLoraModel, weightsOf } from "./build-graph.ts";
+import { ByteBudget } from "./byte-budget.ts";
+import { HINT_FEATURES_BYTES_MAX } from "./limits.ts";
 import { LoraStore } from "./lora-store.ts";
 import type { ChildFacts } from "./messages.ts";
 import {
@@ -23,6 +24,7 @@ import {
 import type { BatchResult, Net, PreparedItem } from "./net.ts";
 import type { RunItem, RunOutput } from "./port.ts";
 import type { Provider } from "./providers.ts";
+import { ControlRunner, type ControlSession } from "./run-control.ts";
 import { runText } from "./run-text.ts";
 import { runUNet } from "./run-unet.ts";
 import { runVae } from "./run-vae.ts";
@@ -61,6 +63,7 @@ export class OnnxEngine {
   readonly #loras: LoraStore;
   readonly sharedTensors = new SharedTensors();
   readonly #adapterFeeds: AdapterFeeds;
+  readonly #controls: ControlRunner;
   readonly #loaded = new Map<string, Loaded>();
 
   constructor(options: OnnxEngineOptions) {
@@ -71,6 +74,10 @@ export class OnnxEngine {
     this.#overlayBudget = new ByteBudget(() => memoryBytesMax - this.#netBytes());
     this.#loras = new LoraStore(this.#loraBudget, logger);
     this.#adapterFeeds = new AdapterFeeds(runtime, provider.choices, this.#loraBudget);
+    this.#controls = new ControlRunner({
+      ...{ runtime, compute: provider.choices.compute, bytesMax: HINT_FEATURES_BYTES_MAX },
+      open: (path, component) => this.#openControl(path, component),
+    });
   }
 
   get loras(): LoraStore {
@@ -106,6 +113,7 @@ export class OnnxEngine {
       if (own !== path || (component !== undefined && net.component !== component)) continue;
       this.#loaded.delete(key);
       this.#adapterFeeds.forget(net.key);
+      this.#controls.forget(net.key);
       await sessions.release();
       await afterRelease(place);
     }
@@ -116,11 +124,7 @@ export class OnnxEngine {
     component: ComponentName,
     items: readonly RunItem[],
   ): Promise<{ outputs: readonly RunOutput[]; engineMs: number }> {
-    const loaded = this.#loaded.get(keyOf(path, component));
-    if (loaded === undefined) {
-      throw new LunaError("MODEL_UNKNOWN", `${component} of ${path} is not loaded.`);
-    }
-    const { net, sessions } = loaded;
+    const { net, sessions } = this.#loadedNet(path, component);
     this.#loraBudget.startRun();
     const prepared: PreparedItem[] = [];
     const warnings: string[][] = [];
@@ -129,9 +133,13 @@ export class OnnxEngine {
       prepared.push({ item, ...stack });
       warnings.push(own);
     }
-    const { outputs, ms } = await runGroups(net, prepared, async (variant) => {
+    const open = async (variant: Variant) => {
       this.#overlayBudget.startRun();
       return await sessions.get(variant);
+    };
+    const { outputs, ms } = await runGroups(prepared, {
+      open,
+      run: (variant, group) => runNet({ ...net, ...variant }, group, this.#controls),
     });
     return {
       outputs: outputs.map((tensors, index) => ({
@@ -140,6 +148,20 @@ export class OnnxEngine {
       })),
       engineMs: ms,
     };
+  }
+
+  #loadedNet(path: string, component: ComponentName): Loaded {
+    const loaded = this.#loaded.get(keyOf(path, component));
+    if (loaded !== undefined) return loaded;
+    throw new LunaError("MODEL_UNKNOWN", `${component} of ${path} is not loaded.`);
+  }
+
+  async #openControl(path: string, component: ComponentName): Promise<ControlSession> {
+    const { net, sessions } = this.#loadedNet(path, component);
+    const config = net.checkpoint.control?.config;
+    if (config === undefined) throw new LunaError("MODEL_UNKNOWN", `${path} is no control net.`);
+    const { session } = await sessions.get({ isFull: false });
+    return { key: net.key, config, session };
   }
 
   /** On a full disk, where not even the graph has room, in memory. */
@@ -200,10 +222,12 @@ export class OnnxEngine {
  * One session run for all items, except that items with an overlay have a session of their own: they
  * run after the others.
  */
-async function runGroups(
-  net: LoadedNet,
+async function runGroups<Session>(
   items: readonly PreparedItem[],
-  open: (variant: Variant) => ReturnType<SessionSet["get"]>,
+  net: Readonly<{
+    open: (variant: Variant) => Promise<Session>;
+    run: (session: Session, items: readonly PreparedItem[]) => Promise<BatchResult>;
+  }>,
 ): Promise<BatchResult> {
   const groups = new Map<string, number[]>();
   for (const [index, { overlay }] of items.entries()) {
@@ -216,8 +240,8 @@ async function runGroups(
     const group = indices.flatMap((index) => items[index] ?? []);
     const overlay = group[0]?.overlay;
     const isFull = group.some(({ item, applied }) => hasFeatures(item) || needsFullGraph(applied));
-    const variant = await open({ isFull, ...(overlay && { overlay }) });
-    const result = await runNet({ ...net, ...variant }, group);
+    const session = await net.open({ isFull, ...(overlay && { overlay }) });
+    const result = await net.run(session, group);
     ms += result.ms;
     for (const [at, index] of indices.entries()) {
       const output = result.outputs[at];
@@ -228,10 +252,17 @@ async function runGroups(
   return { outputs, ms };
 }
 
-function runNet(net: Net, items: readonly PreparedItem[]) {
+async function runNet(
+  net: Net,
+  items: readonly PreparedItem[],
+  controls: ControlRunner,
+): Promise<BatchResult> {
   switch (net.component) {
     case "unet":
-      return runUNet(net, items);
+      return runUNet(net, items, controls);
+    case "control-hint":
+    case "control-net":
+      throw new LunaError("REQUEST_INVALID", "A control net runs as a part of a UNet's step.");
     case "vae-encoder":
     case "vae-decoder":
       return runVae(net, items);

@@ -28,7 +28,7 @@ export type LoraUse = Readonly<{
 export type RunItem = Readonly<{
   /**
    * unet: x [b, c, h, w], timesteps [b] F32, context [b, t, d], y? [b, adm], and control tensors
-   *   "control.input.N", "control.middle.0", "control.output.N" [1 or b, c, h, w];
+   *   "control.input.N", "control.middle.0", "control.output.N" [1 or b, c, h, w], and hints of `controls`;
    * clip-*: tokens [n, 77] I64, embeddings? [m, width] with embedding_positions? [m, 2] (row, column);
    * vae-decoder: latent [b, 4, h, w] (unscaled); vae-encoder: image [b, 3, h, w] in -1..1.
    */
@@ -44,6 +44,23 @@ export type RunItem = Readonly<{
   tile?: Readonly<{ size: number; overlap: number }>;
   /** unet: what ComfyUI's nodes of these names do inside the net. */
   features?: UNetFeatures;
+  /** unet: control nets whose residuals are added, in this order. */
+  controls?: readonly ControlUse[];
+}>;
+
+/** A control net as an item uses it. */
+export type ControlUse = Readonly<{
+  /** File whose nets "control-hint" and, of a ControlNet, "control-net" are loaded. */
+  path: string;
+  /** Name of the item's tensor with the hint [n, channels, pixels, pixels]. */
+  slot: string;
+  strength: number;
+  /** Which kind of hint a Union net gets. */
+  type?: number;
+  /** The residuals' means over the picture act, as a "shuffle" ControlNet was trained. */
+  isPooled?: boolean;
+  /** For each row of x its row of the hint, -1 where the net does not act. */
+  hintRows: readonly number[];
 }>;
 
 export type UNetFeatures = Readonly<{

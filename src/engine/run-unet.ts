@@ -21,6 +21,7 @@ import {
   refuseUnknown,
 } from "./net.ts";
 import type { RunItem } from "./port.ts";
+import type { ControlRunner } from "./run-control.ts";
 import { runSession, toOrt } from "./runtime.ts";
 import { featureFeeds } from "./unet-features.ts";
 
@@ -30,6 +31,8 @@ export type UNetFeeds = Readonly<{
   feeds: ReadonlyMap<string, FloatTensor>;
   /** Batch rows of each item. */
   rows: readonly number[];
+  /** Of each batch row. */
+  timesteps: Float32Array;
 }>;
 
 /**
@@ -46,7 +49,8 @@ export function unetFeeds(
   const rows = items.map((item) => {
     refuseUnknown(item, (name) => {
       if (controls.has(name)) used.add(name);
-      return controls.has(name) || names.includes(name) || name === "timesteps";
+      const isHint = item.controls?.some(({ slot }) => slot === name) === true;
+      return isHint || controls.has(name) || names.includes(name) || name === "timesteps";
     });
     return rowsOf(tensorOf(item, "x"));
   });
@@ -55,7 +59,8 @@ export function unetFeeds(
   const joined = (name: string): FloatTensor =>
     concatRows(name === "context" ? repeatToCommonLength(expanded(name)) : expanded(name), name);
   const feeds = new Map(names.map((name) => [name, joined(name)]));
-  feeds.set("timestep_embedding", embed(joined("timesteps"), config.modelChannels));
+  const timesteps = joined("timesteps");
+  feeds.set("timestep_embedding", embed(timesteps, config.modelChannels));
   for (const name of used) {
     const parts = items.map((item) => {
       const tensor = item.tensors.get(name);
@@ -63,7 +68,7 @@ export function unetFeeds(
     });
     feeds.set(name, controlRows(parts, rows, name));
   }
-  return { feeds, rows };
+  return { feeds, rows, timesteps: timesteps.data };
 }
 
 function embed({ shape, data }: FloatTensor, channels: number): FloatTensor {
@@ -73,12 +78,18 @@ function embed({ shape, data }: FloatTensor, channels: number): FloatTensor {
   throw new LunaError("TENSOR_MALFORMED", `"timesteps" has ${shape.length} axes, not 1.`);
 }
 
-export async function runUNet(net: Net, items: readonly PreparedItem[]): Promise<BatchResult> {
+/** Control nets of the items run first; their residuals go from session to session. */
+export async function runUNet(
+  net: Net,
+  items: readonly PreparedItem[],
+  controlRunner: ControlRunner,
+): Promise<BatchResult> {
   const config = net.checkpoint.unet?.config;
   if (config === undefined) throw new LunaError("MODEL_UNKNOWN", "The checkpoint has no UNet.");
   const controls = new Set(net.session.inputNames.filter(isControl));
   const requests = items.map(({ item }) => item);
-  const { feeds, rows } = unetFeeds(config, requests, controls);
+  const batch = unetFeeds(config, requests, controls);
+  const { feeds, rows } = batch;
   const inputs = adapterFeedsOf(net, items, rows);
   const zero = toOrt(net.runtime, NO_CONTROL, net.compute);
   for (const name of controls) inputs[name] = zero;
@@ -88,8 +99,13 @@ export async function runUNet(net: Net, items: readonly PreparedItem[]): Promise
   for (const [name, tensor] of [...feeds, ...features]) {
     inputs[name] = toOrt(net.runtime, tensor, net.compute);
   }
+  const control = await controlRunner.run(requests, batch);
+  for (const [name, residual] of control.residuals) {
+    if (!controls.has(name)) throw new LunaError("TENSOR_MALFORMED", `The UNet has no "${name}".`);
+    inputs[name] = residual;
+  }
   const { outputs, ms } = await runSession(net.session, inputs);
-  return { outputs: splitRows(outputs, rows), ms };
+  return { outputs: splitRows(outputs, rows), ms: ms + control.ms };
 }
 
 const NO_FEATURES: ReadonlyMap<string, FloatTensor> = new Map();

@@ -46,17 +46,22 @@ export async function runSession(
   session: InferenceSession,
   feeds: Feeds,
 ): Promise<{ outputs: ReadonlyMap<string, FloatTensor>; ms: number }> {
+  const { results, ms } = await runRaw(session, feeds);
+  return { outputs: new Map(Array.from(results, ([name, tensor]) => [name, fromOrt(tensor)])), ms };
+}
+
+/** As `runSession`; the outputs as another session takes them. */
+export async function runRaw(
+  session: InferenceSession,
+  feeds: Feeds,
+): Promise<{ results: ReadonlyMap<string, OrtTensor>; ms: number }> {
   const begin = performance.now();
-  let results: Awaited<ReturnType<InferenceSession["run"]>>;
   try {
-    results = await session.run(feeds);
+    const results = Object.entries(await session.run(feeds));
+    return { results: new Map(results), ms: performance.now() - begin };
   } catch (error) {
     throw runtimeError(error, "The forward pass");
   }
-  const ms = performance.now() - begin;
-  const outputs = new Map<string, FloatTensor>();
-  for (const [name, tensor] of Object.entries(results)) outputs.set(name, fromOrt(tensor));
-  return { outputs, ms };
 }
 
 const MEMORY = /bad.?alloc|failed to allocate|out of memory|OUT_OF_MEMORY|BFCArena/i;

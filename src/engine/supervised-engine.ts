@@ -18,7 +18,7 @@ import {
   RESTART_WINDOW_MS,
   RESTARTS_MAX,
 } from "./limits.ts";
-import { LoadedNets, type NetName, netKey } from "./loaded-nets.ts";
+import { LoadedNets, type NetName, netKey, netsOf } from "./loaded-nets.ts";
 import {
   type ChildOptions,
   decodeOutputs,
@@ -53,7 +53,8 @@ export type SupervisorDependencies = Readonly<{
 }>;
 
 type Attempt = Readonly<{
-  net?: NetName;
+  /** Must be loaded; those that a crash has cost get another chance. */
+  nets?: readonly NetName[];
   /** After so many ms without an answer the process is killed. */
   limitMs?: number;
   crashesMax?: number;
@@ -223,7 +224,7 @@ export class SupervisedEngine implements Engine {
     const key = netKey(net);
     const limitMs = this.#clock.limitMs(key, items);
     const reply = await this.#guard(key, items, (crashesMax) =>
-      this.#attempt(encode, { net, limitMs, crashesMax }),
+      this.#attempt(encode, { nets: netsOf(net, items), limitMs, crashesMax }),
     );
     if (reply.result.type === "run") this.#clock.record(key, items, reply.result.engineMs);
     this.#restartTimes = [];
@@ -252,13 +253,13 @@ export class SupervisedEngine implements Engine {
   /** Sends a request until it is answered, through crashes and forgotten tensors. */
   async #attempt(
     encode: Encode,
-    { net, limitMs = REQUEST_MS_MAX, crashesMax = JOB_CRASHES_MAX }: Attempt = {},
+    { nets = [], limitMs = REQUEST_MS_MAX, crashesMax = JOB_CRASHES_MAX }: Attempt = {},
   ): Promise<Reply> {
     for (let crashes = 0, kills = 0; ; ) {
       const child = await this.#livingChild();
       const encoded = encode(child);
       try {
-        if (net !== undefined && this.#nets.isLost(net)) await this.#load(child, net);
+        for (const net of nets) if (this.#nets.isLost(net)) await this.#load(child, net);
         return await this.#askOrRepeat(child, encoded, { encode, limitMs });
       } catch (error) {
         this.#assertOpen();

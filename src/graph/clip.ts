@@ -12,7 +12,7 @@
  */
 import type { TextEncoderConfig, WeightTable } from "../checkpoint/index.ts";
 import { GraphBuilder, type Value } from "./graph-builder.ts";
-import { attention, gelu, layerNorm, linear } from "./layers.ts";
+import { attention, gelu, layerNorm, linear, quickGelu } from "./layers.ts";
 import { int } from "./onnx.ts";
 import type { BuiltGraph, GraphOptions } from "./types.ts";
 
@@ -93,11 +93,6 @@ function encoderLayer(
   });
   const active = config.activation === "gelu" ? gelu(b, inner) : quickGelu(b, inner);
   return b.node("Add", [h, linear(b, active, { name: `${name}.mlp.fc2` })]);
-}
-
-/** OpenAI's approximation of GELU: x * sigmoid(1.702 x). */
-function quickGelu(b: GraphBuilder, x: Value): Value {
-  return b.node("Mul", [x, b.node("Sigmoid", [b.node("Mul", [x, b.floats([1.702])])])]);
 }
 
 /** The state of each row at its end_position, [batch, width]. */

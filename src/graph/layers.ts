@@ -155,6 +155,11 @@ export function gelu(b: GraphBuilder, x: Value): Value {
   return b.node("Gelu", [x], { domain: MICROSOFT });
 }
 
+/** OpenAI's approximation of GELU: x * sigmoid(1.702 x). */
+export function quickGelu(b: GraphBuilder, x: Value): Value {
+  return b.node("Mul", [x, b.node("Sigmoid", [b.node("Mul", [x, b.floats([1.702])])])]);
+}
+
 /** First half of the last axis times GELU of the second half. */
 export function geglu(b: GraphBuilder, x: Value): Value {
   const [value, gate] = b.nodes("Split", [x], {

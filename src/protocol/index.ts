@@ -28,6 +28,7 @@ export {
 } from "./messages.ts";
 export { isOp, OPS, type Op, parseResultData, type RequestBody, type ResultData } from "./ops.ts";
 export {
+  type ControlSpec,
   type DaemonStatus,
   type Features,
   type LoraSpec,

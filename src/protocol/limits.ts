@@ -32,3 +32,11 @@ export const DEADLINE_MS_MAX = 24 * 3600 * 1000;
 export const FREEU_SCALE_MAX = 1000;
 /** SDXL has 70 transformer blocks; a name may stand for all of a block. */
 export const PAG_BLOCKS_MAX = 128;
+/** Control nets of one step: people chain up to three or four. */
+export const CONTROLS_MAX = 16;
+/** ComfyUI's sliders end at 10. */
+export const CONTROL_STRENGTH_MAX = 1000;
+/** Union ControlNets know 6 or 8 kinds of hints. */
+export const CONTROL_TYPES_MAX = 64;
+/** A step has at most 64 rows. */
+export const CONTROL_ROWS_MAX = 64;

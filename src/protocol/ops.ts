@@ -7,6 +7,7 @@ import { LunaError } from "../kernel/index.ts";
 import { NAME_LENGTH_MAX } from "./limits.ts";
 import {
   componentSchema,
+  controlsSchema,
   deadlineSchema,
   digestSchema,
   encoderSchema,
@@ -49,6 +50,7 @@ export const OPS = {
       ...oneModel,
       loras: lorasSchema.exactOptional(),
       features: featuresSchema.exactOptional(),
+      controls: controlsSchema.exactOptional(),
       refs: refsSchema.exactOptional(),
       ...standing,
     },
@@ -88,7 +90,14 @@ export const OPS = {
   put_lora: { request: {}, data: z.object({ digest: digestSchema }) },
   list: { request: {}, data: listSchema },
   preload: {
-    request: { ...oneModel, components: z.array(componentSchema).min(1).max(6).exactOptional() },
+    request: {
+      ...oneModel,
+      components: z
+        .array(componentSchema)
+        .min(1)
+        .max(componentSchema.options.length)
+        .exactOptional(),
+    },
     data: modelData,
   },
   unload: { request: oneModel, data: nothing },

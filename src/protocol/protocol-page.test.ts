@@ -18,7 +18,7 @@ import {
   welcomeSchema,
 } from "./messages.ts";
 import { OPS } from "./ops.ts";
-import { modelInfoSchema, statusSchema, tileSchema } from "./schemas.ts";
+import { controlSchema, modelInfoSchema, statusSchema, tileSchema } from "./schemas.ts";
 
 const page = readFileSync(join(import.meta.dirname, "../../docs/protocol.md"), "utf8");
 
@@ -57,6 +57,12 @@ test("the table of operations is the table in the code", () => {
     fieldsOf(data.shape),
   ]);
   expect(written).toEqual(coded);
+});
+
+test("the fields of a control net in a request are those in the code", () => {
+  expect(tableAfter("**controls** names").map(([field]) => field)).toEqual(
+    fieldsOf(controlSchema.shape),
+  );
 });
 
 test.each([
@@ -102,7 +108,8 @@ test("the inner fields of messages and values are those in the code", () => {
     ...inner(timingsSchema),
     ...inner(timingsSchema.shape.batch),
   ]);
-  const { unet, vae, textEncoders } = modelInfoSchema.shape;
+  const { unet, vae, control, textEncoders } = modelInfoSchema.shape;
+  expect(namesIn("### ModelInfo", "control?")).toEqual(inner(control.unwrap()));
   expect(namesIn("### ModelInfo", "unet?")).toEqual(inner(unet.unwrap()));
   expect(namesIn("### ModelInfo", "vae?")).toEqual(inner(vae.unwrap()));
   expect(namesIn("### ModelInfo", "textEncoders")).toEqual(inner(textEncoders.element));
@@ -123,6 +130,7 @@ test("the limits of frames and messages are those in the code", () => {
   expect(written.get("tensors of a frame")).toBe(limits.FRAME_TENSORS_MAX);
   expect(written.get("characters of a message")).toBe(limits.MESSAGE_LENGTH_MAX);
   expect(written.get("LoRAs of a request")).toBe(limits.LORAS_MAX);
+  expect(written.get("control nets of a request")).toBe(limits.CONTROLS_MAX);
 });
 
 /** The bytes of a dump: offset, two spaces, hex, two spaces, text. */

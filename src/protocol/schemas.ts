@@ -1,6 +1,10 @@
 /** The values messages are made of. Requests are strict: a field nobody knows is an error. */
 import { z } from "zod";
 import {
+  CONTROL_ROWS_MAX,
+  CONTROL_STRENGTH_MAX,
+  CONTROL_TYPES_MAX,
+  CONTROLS_MAX,
   DEADLINE_MS_MAX,
   FREEU_SCALE_MAX,
   LAYERS_MAX,
@@ -35,6 +39,8 @@ export const componentSchema = z.enum([
   "clip-h",
   "vae-encoder",
   "vae-decoder",
+  "control-hint",
+  "control-net",
 ]);
 export const prioritySchema = z.enum(["interactive", "normal", "bulk"]);
 /** Milliseconds after its arrival at which nobody wants the result any more. */
@@ -68,6 +74,18 @@ export const featuresSchema = z.strictObject({
     .exactOptional(),
 });
 export type Features = z.infer<typeof featuresSchema>;
+
+/** A ControlNet or T2I-Adapter that acts on a step; its hint is the tensor `hint.N`, N its place in the list. */
+export const controlSchema = z.strictObject({
+  model: nameSchema,
+  strength: z.number().min(-CONTROL_STRENGTH_MAX).max(CONTROL_STRENGTH_MAX),
+  /** Kind of hint, for a Union net. */
+  type: z.int().min(0).max(CONTROL_TYPES_MAX).exactOptional(),
+  /** Rows of x that it acts on. */
+  rows: z.array(z.int().min(0).max(CONTROL_ROWS_MAX)).min(1).max(CONTROL_ROWS_MAX).exactOptional(),
+});
+export type ControlSpec = z.infer<typeof controlSchema>;
+export const controlsSchema = z.array(controlSchema).min(1).max(CONTROLS_MAX);
 
 export type Tile = z.infer<typeof tileSchema>;
 
@@ -104,6 +122,14 @@ export const modelInfoSchema = z.object({
       downscale: z.number(),
       hasEncoder: z.boolean(),
       hasDecoder: z.boolean(),
+    })
+    .exactOptional(),
+  control: z
+    .object({
+      kind: z.enum(["controlnet", "t2i-adapter"]),
+      hintChannels: z.number(),
+      hintMultiple: z.number(),
+      unionTypes: z.number(),
     })
     .exactOptional(),
 });

@@ -58,6 +58,7 @@ const NET_KINDS = [
   "text_encoders",
   "vae",
   "vae_approx",
+  "controlnet",
 ] as const;
 
 export class ModelRegistry {

@@ -64,18 +64,26 @@ export class NetPool {
     for (;;) {
       const net = this.#nets.get(key);
       if (net?.state === "ready" && net.fingerprint === request.fingerprint) return this.#hold(net);
+      if (net?.state === "ready") await this.#idle(net);
       await this.#ensure(key, request);
     }
   }
 
   /** Unloads the nets of a file (or one of them) once nobody uses them. */
-  unload(path: string, component?: ComponentName): Promise<void> {
-    return this.#serially(async () => {
-      for (const net of [...this.#nets.values()]) {
-        if (net.path !== path) continue;
-        if (component === undefined || net.component === component) await this.#remove(net);
-      }
-    });
+  async unload(path: string, component?: ComponentName): Promise<void> {
+    for (;;) {
+      const inUse = await this.#serially(async () => {
+        let waiting: Net | undefined;
+        for (const net of [...this.#nets.values()]) {
+          if (net.path !== path || (component ?? net.component) !== net.component) continue;
+          if (net.users > 0) waiting = net;
+          else await this.#remove(net);
+        }
+        return waiting;
+      });
+      if (inUse === undefined) return;
+      await this.#idle(inUse);
+    }
   }
 
   /** Unloads what was used longest ago and is neither pinned nor in use; false if nothing is. */
@@ -99,6 +107,14 @@ export class NetPool {
     return Array.from(this.#nets.values(), ({ path, component, state, bytes, users }) => {
       return { path, component, state, bytes, users };
     });
+  }
+
+  /**
+   * Waited for outside of what happens one after another: the user of a net may itself wait there
+   * for another one.
+   */
+  async #idle(net: Net): Promise<void> {
+    while (net.users > 0) await new Promise<void>((resolve) => net.onIdle.push(resolve));
   }
 
   #hold(net: Net): () => void {
@@ -128,6 +144,7 @@ export class NetPool {
     const { path, component, fingerprint, bytesEstimate } = request;
     const old = this.#nets.get(key);
     if (old?.fingerprint === fingerprint) return;
+    if (old !== undefined && old.users > 0) return; // Who asked waits for it, and asks again.
     if (old !== undefined) await this.#remove(old);
     await this.#makeRoom(request, bytesEstimate);
     const net: Net = {
@@ -195,9 +212,8 @@ export class NetPool {
     }));
   }
 
-  /** Taken off the list before anything is awaited, so that nobody acquires it meanwhile. */
+  /** Of an idle net. Taken off the list before anything is awaited, so that nobody acquires it. */
   async #remove(net: Net): Promise<void> {
-    while (net.users > 0) await new Promise<void>((resolve) => net.onIdle.push(resolve));
     this.#nets.delete(net.key);
     const { path, component, bytes } = net;
     await this.#options.loader.unload(path, component);

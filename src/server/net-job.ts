@@ -1,9 +1,10 @@
 /** A request as the scheduler sees it: what it may share a run with, and how its rows are cut. */
 import type { ComponentName } from "../checkpoint/index.ts";
-import type { LoraUse, RunItem, RunOutput } from "../engine/index.ts";
+import type { ControlUse, LoraUse, RunItem, RunOutput } from "../engine/index.ts";
 import type { Lease } from "../registry/index.ts";
 import type { Job, Part, Priority, Range } from "../scheduler/index.ts";
 import type { Tensor } from "../tensor/index.ts";
+import { CONTROL_COST } from "./limits.ts";
 import type { RunRequest } from "./net-runner.ts";
 import type { RunInputs, Tensors } from "./run-inputs.ts";
 import { itemTile } from "./vae-tile.ts";
@@ -21,18 +22,20 @@ type JobParts = Readonly<{
   request: RunRequest;
   inputs: RunInputs;
   loras: readonly LoraUse[];
+  controls: readonly ControlUse[];
   lease: Lease;
   standing: Standing;
 }>;
 
-export function buildJob({ request, inputs, loras, lease, standing }: JobParts): NetJob {
+export function buildJob({ request, inputs, loras, controls, lease, standing }: JobParts): NetJob {
   const { model, path, component, checkpoint } = lease;
-  const { tensors, rows, rowsMax, rowCost, tokens, isSplittable, shapeKey } = inputs;
+  const { tensors, rows, rowsMax, tokens, isSplittable, shapeKey } = inputs;
+  const rowCost = inputs.rowCost * (1 + CONTROL_COST * controlledShare(controls, rows));
   const shape = { rows, rowsMax, rowCost, isSplittable, ...(tokens ? { tokens } : {}) };
   const batch = { ...standing, ...shape, model, path, component };
   const refs = Object.entries(request.refs ?? {});
   const digests = refs.length === 0 ? {} : { digests: new Map(refs) };
-  const item: RunItem = { tensors, loras, ...digests };
+  const item: RunItem = { tensors, loras, ...digests, ...(controls.length > 0 && { controls }) };
   const batchKey = `${path} ${component} ${shapeKey}`;
   if (request.op === "model_forward") {
     const { features } = request;
@@ -49,17 +52,38 @@ export function buildJob({ request, inputs, loras, lease, standing }: JobParts):
   return { ...batch, item: tile ? { ...item, tile } : item, batchKey: tiledKey };
 }
 
+/** Control nets a row has on average. */
+function controlledShare(controls: readonly ControlUse[], rows: number): number {
+  const acting = controls.flatMap(({ hintRows }) => hintRows.filter((row) => row >= 0));
+  return acting.length / rows;
+}
+
 /** The rows of a job that one run computes, as views; all of them are the item itself. */
 export function partItem({ job, range }: Part<NetJob>): RunItem {
   const { item, rows } = job;
   if (range.rows === rows) return item;
-  const { digests } = item;
+  const { digests, controls } = item;
+  const hints = new Set(controls?.map(({ slot }) => slot));
   const part = `rows ${range.begin}+${range.rows} of ${rows}`;
-  const named = Array.from(digests ?? [], ([name, digest]) => [name, `${digest} ${part}`] as const);
+  const named = Array.from(digests ?? [], ([name, digest]) => {
+    return [name, hints.has(name) ? digest : `${digest} ${part}`] as const;
+  });
   const tensors: Tensors = new Map(
-    Array.from(item.tensors, ([name, tensor]) => [name, sliceRows(tensor, rows, range)]),
+    Array.from(item.tensors, ([name, tensor]) => [
+      name,
+      hints.has(name) ? tensor : sliceRows(tensor, rows, range),
+    ]),
   );
-  return { ...item, tensors, ...(digests && { digests: new Map(named) }) };
+  return {
+    ...{ ...item, tensors },
+    ...(digests && { digests: new Map(named) }),
+    ...(controls && { controls: controls.map((control) => sliceControl(control, range)) }),
+  };
+}
+
+/** Hints are not cut: their rows are named. */
+function sliceControl(control: ControlUse, { begin, rows }: Range): ControlUse {
+  return { ...control, hintRows: control.hintRows.slice(begin, begin + rows) };
 }
 
 /** A control of one row stands for all rows. */

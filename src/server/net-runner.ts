@@ -16,6 +16,7 @@ import {
   type Part,
 } from "../scheduler/index.ts";
 import type { Tensor } from "../tensor/index.ts";
+import { controlUses, type LeasedControls, leaseControls } from "./controls.ts";
 import type { EventHub } from "./event-hub.ts";
 import { toWire } from "./float-tensors.ts";
 import type { LoraFactors } from "./lora-factors.ts";
@@ -104,9 +105,13 @@ export class NetRunner {
     // Both ask the disk whether a file was replaced; side by side, that is one wait.
     const search = Promise.all(given.loras.map((lora) => this.#findLora(lora, request)));
     search.catch(() => undefined);
-    const lease = await this.#options.registry.acquire(request.model, componentOf(request));
+    const { registry } = this.#options;
+    const lease = await registry.acquire(request.model, componentOf(request));
+    let controlled: LeasedControls | undefined;
     try {
       const inputs = checkInputs(request, given.tensors, lease);
+      controlled = await leaseControls(registry, ("controls" in request && request.controls) || []);
+      const controls = controlUses(controlled, { unet: lease.checkpoint, tensors: inputs.tensors });
       const found = await search;
       const loras = found.flatMap((lora) => ("use" in lora ? [lora.use] : []));
       const missing = found.flatMap((lora) => ("warning" in lora ? [lora.warning] : []));
@@ -117,12 +122,13 @@ export class NetRunner {
         ...(weight === undefined ? {} : { weight }),
         ...(priority === undefined ? {} : { priority }),
       };
-      const job = buildJob({ request, inputs, loras, lease, standing });
+      const job = buildJob({ request, inputs, loras, controls, lease, standing });
       const submittedAtMs = this.#now();
       const outcome = await this.#queue.submit(job, call.signal, deadlineMs);
       const waitedMs = submittedAtMs - arrivedAtMs;
       return buildAnswer(outcome, inputs, { waitedMs, missing });
     } finally {
+      controlled?.release();
       lease.release();
     }
   }
@@ -230,7 +236,7 @@ function componentOf(request: RunRequest): ComponentName {
 function checkInputs(request: RunRequest, tensors: Tensors, { checkpoint }: Lease): RunInputs {
   switch (request.op) {
     case "model_forward":
-      return unetInputs(tensors, checkpoint);
+      return unetInputs(tensors, checkpoint, request);
     case "clip_encode":
       return textInputs(tensors, checkpoint, request);
     case "vae_encode":

@@ -79,11 +79,17 @@ function allF32(tensors: Tensors): Map<string, Tensor> {
 }
 
 /** x, timesteps, context, y and control of one UNet step. */
-export function unetInputs(tensors: Tensors, { unet }: Checkpoint): RunInputs {
+export function unetInputs(
+  tensors: Tensors,
+  { unet }: Checkpoint,
+  request: Pick<Request<"model_forward">, "controls"> = {},
+): RunInputs {
   if (!unet) throw invalid("This checkpoint has no UNet.");
   const { inChannels, contextDim, admChannels } = unet.config;
   const controls = [...tensors.keys()].filter((name) => CONTROL.test(name)).sort();
-  checkNames(tensors, ["x", "timesteps", "context", "y", ...controls]);
+  // What hints must be like depends on their control nets (controls.ts).
+  const hints = (request.controls ?? []).map((_, index) => `hint.${index}`);
+  checkNames(tensors, ["x", "timesteps", "context", "y", ...controls, ...hints]);
   const [rows = 0, , height = 0, width = 0] = axes(tensors, "x", [-1, inChannels, -1, -1]);
   const cells = height * width;
   if (rows > UNET_ROWS_MAX) throw tooLarge("Rows of x", rows, UNET_ROWS_MAX);
