@@ -1,5 +1,8 @@
-import { join, resolve } from "node:path";
+import { isAbsolute, join, resolve } from "node:path";
+import fc from "fast-check";
 import { expect, test } from "vitest";
+import { stringify } from "yaml";
+import { LunaError } from "../kernel/index.ts";
 import { modelFolders, parseExtraModelPaths } from "./model-folders.ts";
 
 const context = {
@@ -75,3 +78,34 @@ test.each([
 ])("%j is one clear error", (text) => {
   expect(() => parse(text)).toThrowError(expect.objectContaining({ code: "CONFIG_INVALID" }));
 });
+
+test("any text and any YAML is absolute folders or CONFIG_INVALID", () => {
+  const keys = fc.constantFrom("base_path", "is_default", "loras", "clip", "vae", "other");
+  const value = fc.oneof(fc.string(), fc.boolean(), fc.constant("a\nb\n"), fc.array(fc.string()));
+  const section = fc.oneof(fc.dictionary(keys, value), fc.anything());
+  const sections = fc.dictionary(fc.string({ maxLength: 3 }), section).map((root) => {
+    try {
+      return stringify(root);
+    } catch {
+      return "a: {b: c}"; // What YAML has no words for.
+    }
+  });
+  const property = fc.property(fc.oneof(sections, fc.string()), (text) => {
+    try {
+      expect(parse(text).every(({ folder }) => isAbsolute(folder))).toBe(true);
+    } catch (error) {
+      if (!LunaError.isCode(error, "CONFIG_INVALID")) throw error;
+    }
+  });
+  fc.assert(property, { numRuns: 100 });
+});
+
+test("aliases that multiply are one clear error", () => {
+  const bomb = ["a: &a [x]", ...[..."bcdefghij"].map((name, at) => bombLine(name, at))].join("\n");
+  expect(() => parse(bomb)).toThrowError(expect.objectContaining({ code: "CONFIG_INVALID" }));
+});
+
+function bombLine(name: string, at: number): string {
+  const before = String.fromCharCode("a".charCodeAt(0) + at);
+  return `${name}: &${name} [${Array(9).fill(`*${before}`).join(", ")}]`;
+}
