@@ -5,7 +5,14 @@
  */
 import { LRUCache } from "lru-cache";
 import type { AdapterTarget, OpChoices } from "../graph/index.ts";
-import { type Adapter, type Applied, activeAdapters, joinFactors, scaleRows, vectorRows } from "../lora/index.ts";
+import {
+  type Adapter,
+  type Applied,
+  activeAdapters,
+  joinFactors,
+  scaleRows,
+  vectorRows,
+} from "../lora/index.ts";
 import type { FloatTensor } from "../tensor/index.ts";
 import { type ByteBudget, ByteCache } from "./byte-budget.ts";
 import { SCALES_MAX } from "./limits.ts";

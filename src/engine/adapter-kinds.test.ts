@@ -230,10 +230,10 @@ test("overlays stay within the memory that the loaded models leave, the one in u
   const tight = new OnnxEngine({ ...options, loraCacheBytesMax: 3e6, memoryBytesMax });
   await tight.load(path, "unet");
   const parts = CASES["full difference, linear"]?.().parts ?? {};
-  const loras = await Promise.all([0.1, 0.2, 0.3, 0.4].map((strength) => loraOf(parts, strength)));
+  const loras = await Promise.all([0.1, 0.2, 0.3].map((strength) => loraOf(parts, strength)));
   const items = loras.map((lora) => unetItem({ loras: [lora], rows: 2 }));
   const expected = await run(items);
-  for (let turn = 0; turn < 3; turn++) {
+  for (let turn = 0; turn < 2; turn++) {
     const { outputs } = await tight.run(path, "unet", items);
     expect(outputs.map(({ tensors }) => floatsOf(tensors.get("out")))).toEqual(expected);
     expect(tight.facts.overlays.bytes).toBeLessThanOrEqual(2.5 * overlayBytes);

@@ -6,6 +6,7 @@ import { Socket } from "node:net";
 import { createLogger, LunaError } from "../kernel/index.ts";
 import { chooseProvider, type SelfTest } from "./choose-provider.ts";
 import { encodeFramePrefix, FrameReader } from "./frame-reader.ts";
+import { startLoraReader } from "./lora-reader.ts";
 import {
   type ChildMessage,
   type ChildOptions,
@@ -23,6 +24,7 @@ import {
 } from "./messages.ts";
 import { OnnxEngine } from "./onnx-engine.ts";
 import { type Provider, providerNamed } from "./providers.ts";
+import { type FileSource, fileKey } from "./ready-loras.ts";
 import { type Runtime, shortened } from "./runtime.ts";
 import { checkResult, computeSelfTest } from "./self-test.ts";
 
@@ -94,9 +96,24 @@ async function answer(
         tensors: encodeOutputs(outputs),
       };
     }
+    case "prepare":
+      for (const source of request.sources) prepare(target, request, source);
+      return { result: { type: "prepare" } };
     case "info":
       return { result: { type: "info" } };
   }
+}
+
+function prepare(
+  target: OnnxEngine,
+  { path, component }: Extract<Request, { type: "prepare" }>,
+  source: FileSource,
+): void {
+  const told = { type: "prepared", file: fileKey(source), path } as const;
+  target.prepare(path, component, source).then(
+    () => send(told),
+    (cause: unknown) => send({ ...told, error: encodeError(LunaError.from(cause)) }),
+  );
 }
 
 async function start(version: number, options: ChildOptions): Promise<void> {
@@ -116,7 +133,13 @@ async function start(version: number, options: ChildOptions): Promise<void> {
       ...(memoryBytesMax === undefined ? {} : { memoryBytesMax }),
       ...(threads === undefined ? {} : { threads }),
     };
-    engine = new OnnxEngine({ runtime, provider, logger, ...limits });
+    engine = new OnnxEngine({
+      runtime,
+      provider,
+      logger,
+      loraReader: startLoraReader(),
+      ...limits,
+    });
     const chosen = { name: provider.name, attention: provider.choices.attention };
     send({ type: "ready", version: PIPE_VERSION, chosen });
   } catch (error) {

@@ -28,6 +28,8 @@ import {
   type Tensors,
 } from "./messages.ts";
 
+import { ReadyLoras } from "./ready-loras.ts";
+
 /** The process ended before it answered. */
 export class ChildExited extends Error {
   override readonly name = "ChildExited";
@@ -48,6 +50,7 @@ export interface EngineChild {
   readonly facts: ChildFacts;
   /** Digests of factors and shared tensors the process has been given. */
   readonly knownDigests: Set<string>;
+  readonly readyLoras: ReadyLoras;
   /** Resolves with the reason when the process has ended. */
   readonly exited: Promise<string>;
   /** One at a time. Rejects with the engine's LunaError, or ChildExited. */
@@ -98,13 +101,18 @@ type Waiting = Readonly<{
 }>;
 
 const NO_ENTRIES = { entries: 0, bytes: 0 };
+export const NO_FACTS: ChildFacts = {
+  ...{ rssBytes: 0, loraCache: NO_ENTRIES, overlays: NO_ENTRIES },
+  forgottenLoras: [],
+};
 
 class ProcessChild implements EngineChild {
   readonly pid: number;
   readonly exited: Promise<string>;
   readonly knownDigests = new Set<string>();
+  readonly readyLoras = new ReadyLoras();
   chosen: Chosen = { name: "cpu", attention: "fused" };
-  facts: ChildFacts = { rssBytes: 0, loraCache: NO_ENTRIES, overlays: NO_ENTRIES };
+  facts: ChildFacts = NO_FACTS;
   readonly #process: ChildProcess;
   readonly #pipe: Duplex;
   readonly #reader = new FrameReader();
@@ -134,6 +142,7 @@ class ProcessChild implements EngineChild {
         this.#pipe.destroy();
         this.#waiting?.reject(new ChildExited(reason));
         this.#waiting = undefined;
+        this.readyLoras.close();
         this.#onStart?.(new LunaError("ENGINE_CRASHED", `The engine ended at start: ${reason}.`));
         resolve(reason);
       });
@@ -230,8 +239,14 @@ class ProcessChild implements EngineChild {
         assert(waiting?.id === message.id, "The engine answers the request it was given.");
         this.#waiting = undefined;
         this.facts = message.facts;
+        this.readyLoras.forget(message.facts.forgottenLoras);
         if (message.type === "done") waiting.resolve({ result: message.result, tensors });
         else waiting.reject(decodeError(message.error));
+        return;
+      }
+      case "prepared": {
+        const { file, path, error } = message;
+        this.readyLoras.settle(file, path, error && decodeError(error));
       }
     }
   }

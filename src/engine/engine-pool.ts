@@ -1,4 +1,4 @@
-import type { ComponentName, Engine, EngineInfo, RunItem, RunOutput } from "./port.ts";
+import type { ComponentName, Engine, EngineInfo, LoraUse, RunItem, RunOutput } from "./port.ts";
 
 /**
  * Several devices as one engine. Every net is loaded on each of them; who queues runs says which is
@@ -52,6 +52,11 @@ export class EnginePool implements Engine {
     } finally {
       this.#running.set(engine, load(engine) - 1);
     }
+  }
+
+  /** On all devices: which of them takes the run is open. */
+  async prepare(path: string, component: ComponentName, loras: readonly LoraUse[]): Promise<void> {
+    await Promise.all(this.#engines.map((engine) => engine.prepare?.(path, component, loras)));
   }
 
   /** The process is the first device's; figures are sums. */

@@ -2,7 +2,6 @@
  * Adapters in the engine: files read, parsed and kept by path, size and mtime; factors that
  * clients have sent, kept by digest; stacks that had to be folded. All within one byte budget.
  */
-import { stat } from "node:fs/promises";
 import { LRUCache } from "lru-cache";
 import type { ComponentName } from "../checkpoint/index.ts";
 import type { AdapterTarget } from "../graph/index.ts";
@@ -15,16 +14,15 @@ import {
   type LoraModel,
   type ParsedLora,
   type Patches,
-  parseLora,
   type StackItem,
 } from "../lora/index.ts";
-import { parseSafetensors } from "../tensor/index.ts";
 import { type ByteBudget, ByteCache } from "./byte-budget.ts";
-import { ANNOUNCED_MAX, LORA_FILE_BYTES_MAX } from "./limits.ts";
+import { ANNOUNCED_MAX } from "./limits.ts";
+import type { LoraReader } from "./lora-reader.ts";
 import type { KeptByDigest, Tensors } from "./messages.ts";
-import { readRange } from "./model-folder.ts";
 import type { Overlay } from "./net.ts";
 import type { LoraUse } from "./port.ts";
+import { type FileSource, fileKey } from "./ready-loras.ts";
 
 /** The net that adapters are for. */
 export type AdaptedNet = Readonly<{
@@ -41,7 +39,6 @@ export type AdaptedNet = Readonly<{
   fileKey: string;
 }>;
 
-type FileSource = Extract<LoraUse["source"], { type: "file" }>;
 const NO_PATCHES: Patches = new Map();
 
 /** A stack as one net uses it. */
@@ -49,7 +46,13 @@ type Stack = Readonly<{ applied: readonly Applied[]; overlay?: Overlay }>;
 
 export class LoraStore implements KeptByDigest<Tensors> {
   readonly #budget: ByteBudget;
+  readonly #read: LoraReader;
   readonly #logger: Logger;
+  /** Files under way, by the key they are kept under. */
+  readonly #reading = new Map<string, Promise<ParsedLora | undefined>>();
+  /** Files whose warnings somebody has heard. */
+  readonly #told = new WeakSet<ParsedLora>();
+  #forgotten: string[] = [];
   readonly #parsed: ByteCache<ParsedLora>;
   readonly #sent: ByteCache<Tensors>;
   /** Factors of sent tensors by net; they are views, so they live as long as the tensors. */
@@ -58,10 +61,15 @@ export class LoraStore implements KeptByDigest<Tensors> {
   readonly #folded: ByteCache<Stack>;
   readonly #announced = new LRUCache<string, true>({ max: ANNOUNCED_MAX });
 
-  constructor(budget: ByteBudget, logger: Logger) {
+  constructor(budget: ByteBudget, read: LoraReader, logger: Logger) {
     this.#budget = budget;
+    this.#read = read;
     this.#logger = logger;
-    this.#parsed = new ByteCache(budget, ({ bytes }) => bytes);
+    this.#parsed = new ByteCache(
+      budget,
+      ({ bytes }) => bytes,
+      (_, key) => this.#forgotten.push(key.split("\n", 2).join("\n")),
+    );
     this.#sent = new ByteCache(budget, bytesOf);
     this.#folded = new ByteCache(budget, bytesOfStack);
   }
@@ -126,55 +134,71 @@ export class LoraStore implements KeptByDigest<Tensors> {
     source: FileSource,
     warnings: string[],
   ): Promise<Patches | undefined> {
-    const cacheKey = `${source.key}\n${source.path}\n${net.fileKey}`;
-    let parsed = this.#parsed.get(cacheKey);
+    const parsed = await this.#parse(net, source);
     if (parsed === undefined) {
-      parsed = await this.#read(net, source);
-      if (parsed === undefined) {
-        warnings.push(`LoRA '${source.name}' is not there any more: skipped.`);
-        return undefined;
-      }
-      this.#parsed.set(cacheKey, parsed);
-      if (parsed.bytes > this.#budget.bytesMax) {
-        // Larger than the whole budget: it would be read again at each step, so somebody should hear.
-        this.#logger.warn("lora.not-kept", { lora: source.name, bytes: parsed.bytes });
-        warnings.push(
-          `LoRA '${source.name}' takes ${parsed.bytes} bytes, more than loraCacheMiB allows to keep: each step reads it again.`,
-        );
-      }
-      const { unmatchedKeys } = parsed;
-      if (unmatchedKeys.length > 0) {
-        warnings.push(
-          `LoRA '${source.name}': ${unmatchedKeys.length} keys fit no layer of the model, for example "${unmatchedKeys[0]}".`,
-        );
-      }
+      warnings.push(`LoRA '${source.name}' is not there any more: skipped.`);
+      return undefined;
+    }
+    if (!this.#told.has(parsed)) {
+      this.#told.add(parsed);
+      warnings.push(...this.#warningsOf(source, parsed));
     }
     const { component } = net;
     if (component === "unet") return parsed.unet;
     return [...parsed.text].find(([kind]) => kind === component)?.[1] ?? NO_PATCHES;
   }
 
-  /** Undefined if the file has gone. */
-  async #read(net: AdaptedNet, source: FileSource): Promise<ParsedLora | undefined> {
+  /** Files that had to go since this was asked last, as `fileKey` names them. */
+  takeForgotten(): readonly string[] {
+    const forgotten = this.#forgotten;
+    this.#forgotten = [];
+    return forgotten;
+  }
+
+  /** Reads a file ahead of its first use. Throws what is wrong with it. */
+  async prepare(net: AdaptedNet, source: FileSource): Promise<void> {
+    await this.#parse(net, source);
+  }
+
+  /** Undefined if the file has gone. Whoever asks while it is read waits for the same. */
+  async #parse(net: AdaptedNet, source: FileSource): Promise<ParsedLora | undefined> {
+    const key = `${fileKey(source)}\n${net.fileKey}`;
+    const known = this.#parsed.get(key) ?? this.#reading.get(key);
+    if (known !== undefined) return await known;
     const begin = performance.now();
-    const stats = await stat(source.path).catch(() => undefined);
-    if (stats === undefined) return undefined;
-    try {
-      if (stats.size > LORA_FILE_BYTES_MAX) {
-        throw new LunaError(
-          "LIMIT_EXCEEDED",
-          `it has ${stats.size} bytes, limit ${LORA_FILE_BYTES_MAX}.`,
-        );
-      }
-      const file = parseSafetensors(await readRange(source.path, 0, stats.size));
-      const parsed = parseLora(file, net.loraModel());
-      const { format, bytes } = parsed;
-      const ms = Math.round(performance.now() - begin);
-      this.#logger.info("lora.parsed", { lora: source.name, format, bytes, ms });
-      return parsed;
-    } catch (error) {
-      throw named(source, error);
+    const model = { key: net.fileKey, model: net.loraModel };
+    const reading = this.#read(source.path, model)
+      .then((parsed) => {
+        if (parsed === undefined) return undefined;
+        this.#parsed.set(key, parsed);
+        const { format, bytes } = parsed;
+        const ms = Math.round(performance.now() - begin);
+        this.#logger.info("lora.parsed", { lora: source.name, format, bytes, ms });
+        return parsed;
+      })
+      .catch((error: unknown) => {
+        throw named(source, error);
+      })
+      .finally(() => this.#reading.delete(key));
+    this.#reading.set(key, reading);
+    return await reading;
+  }
+
+  #warningsOf({ name }: FileSource, { bytes, unmatchedKeys }: ParsedLora): string[] {
+    const warnings: string[] = [];
+    if (bytes > this.#budget.bytesMax) {
+      // It would be read again at each step, so somebody should hear.
+      this.#logger.warn("lora.not-kept", { lora: name, bytes });
+      warnings.push(
+        `LoRA '${name}' takes ${bytes} bytes, more than loraCacheMiB allows to keep: each step reads it again.`,
+      );
     }
+    if (unmatchedKeys.length > 0) {
+      warnings.push(
+        `LoRA '${name}': ${unmatchedKeys.length} keys fit no layer of the model, for example "${unmatchedKeys[0]}".`,
+      );
+    }
+    return warnings;
   }
 
   /** Once for each strength, not at every step. */

@@ -10,8 +10,9 @@ import { parseSafetensors, serializeSafetensorsParts, type Tensor } from "../ten
 import { SHARED_TENSOR_BYTES_EACH_MAX } from "./limits.ts";
 import type { ComponentName, LoraUse, RunItem, RunOutput } from "./port.ts";
 import type { DeviceChoice, ProviderName } from "./providers.ts";
+import type { FileSource } from "./ready-loras.ts";
 
-export const PIPE_VERSION = 1;
+export const PIPE_VERSION = 2;
 
 export type ChildOptions = Readonly<{
   device: DeviceChoice;
@@ -57,6 +58,13 @@ export type Request =
       /** Digests of the shared tensors that come with this frame. */
       shared: readonly string[];
     }>
+  /** Answered at once; each file is followed by a message of its own when it is read. */
+  | Readonly<{
+      type: "prepare";
+      path: string;
+      component: ComponentName;
+      sources: readonly FileSource[];
+    }>
   | Readonly<{ type: "info" }>;
 
 type RunRequest = Extract<Request, { type: "run" }>;
@@ -70,12 +78,15 @@ export type ChildFacts = Readonly<{
   rssBytes: number;
   loraCache: Readonly<{ entries: number; bytes: number }>;
   overlays: Readonly<{ entries: number; bytes: number }>;
+  /** Adapter files dropped since the last message, as `fileKey` names them. */
+  forgottenLoras: readonly string[];
 }>;
 
 export type Result =
   | Readonly<{ type: "load"; bytes: number; ms: number }>
   | Readonly<{ type: "unload" }>
   | Readonly<{ type: "run"; outputs: readonly { warnings: readonly string[] }[]; engineMs: number }>
+  | Readonly<{ type: "prepare" }>
   | Readonly<{ type: "info" }>;
 
 export type WireError = Readonly<{
@@ -88,7 +99,8 @@ export type ChildMessage =
   | Readonly<{ type: "ready"; version: number; chosen: Chosen }>
   | Readonly<{ type: "failed"; error: WireError }>
   | Readonly<{ type: "done"; id: number; result: Result; facts: ChildFacts }>
-  | Readonly<{ type: "error"; id: number; error: WireError; facts: ChildFacts }>;
+  | Readonly<{ type: "error"; id: number; error: WireError; facts: ChildFacts }>
+  | Readonly<{ type: "prepared"; file: string; path: string; error?: WireError }>;
 
 export type Tensors = ReadonlyMap<string, Tensor>;
 const NO_TENSORS: Tensors = new Map();

@@ -11,6 +11,7 @@ import { baseWeights, fileKeyOf } from "./base-weights.ts";
 import { buildGraph, buildLoraModel, weightsOf } from "./build-graph.ts";
 import { ByteBudget } from "./byte-budget.ts";
 import { HINT_FEATURES_BYTES_MAX } from "./limits.ts";
+import { type LoraReader, readHere } from "./lora-reader.ts";
 import { LoraStore } from "./lora-store.ts";
 import type { ChildFacts } from "./messages.ts";
 import {
@@ -24,6 +25,7 @@ import {
 import type { BatchResult, Net, PreparedItem } from "./net.ts";
 import type { RunItem, RunOutput } from "./port.ts";
 import type { Provider } from "./providers.ts";
+import type { FileSource } from "./ready-loras.ts";
 import { ControlRunner, type ControlSession } from "./run-control.ts";
 import { runText } from "./run-text.ts";
 import { runUNet } from "./run-unet.ts";
@@ -41,6 +43,8 @@ export type OnnxEngineOptions = Readonly<{
   /** Of loaded nets and their overlays together. */
   memoryBytesMax?: number;
   logger: Logger;
+  /** In the thread that asks if not given. */
+  loraReader?: LoraReader;
   /** For tests. */
   place?: (path: string) => Promise<WeightsPlace>;
 }>;
@@ -72,7 +76,7 @@ export class OnnxEngine {
     this.#options = options;
     this.#loraBudget = new ByteBudget(loraCacheBytesMax);
     this.#overlayBudget = new ByteBudget(() => memoryBytesMax - this.#netBytes());
-    this.#loras = new LoraStore(this.#loraBudget, logger);
+    this.#loras = new LoraStore(this.#loraBudget, options.loraReader ?? readHere, logger);
     this.#adapterFeeds = new AdapterFeeds(runtime, provider.choices, this.#loraBudget);
     this.#controls = new ControlRunner({
       ...{ runtime, compute: provider.choices.compute, bytesMax: HINT_FEATURES_BYTES_MAX },
@@ -86,7 +90,14 @@ export class OnnxEngine {
 
   get facts(): ChildFacts {
     const [loraCache, overlays] = [this.#loraBudget.facts, this.#overlayBudget.facts];
-    return { rssBytes: process.memoryUsage.rss(), loraCache, overlays };
+    const forgottenLoras = this.#loras.takeForgotten();
+    return { rssBytes: process.memoryUsage.rss(), loraCache, overlays, forgottenLoras };
+  }
+
+  /** Reads an adapter file ahead of its first use by a net. Throws what is wrong with it. */
+  async prepare(path: string, component: ComponentName, source: FileSource): Promise<void> {
+    const loaded = this.#loaded.get(keyOf(path, component));
+    if (loaded !== undefined) await this.#loras.prepare(loaded.net, source);
   }
 
   #netBytes(): number {

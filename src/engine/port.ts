@@ -113,6 +113,11 @@ export interface Engine {
     items: readonly RunItem[],
     options?: Readonly<{ lane?: number }>,
   ): Promise<{ outputs: readonly RunOutput[]; engineMs: number }>;
+  /**
+   * Reads adapter files ahead of their first use, while other runs go on. Ends when they are there;
+   * throws what is wrong with one, as the run would.
+   */
+  prepare?(path: string, component: ComponentName, loras: readonly LoraUse[]): Promise<void>;
   info(): Promise<EngineInfo>;
   close(): Promise<void>;
 }

@@ -1,8 +1,9 @@
-import { expect, test, vi } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import { LunaError } from "../kernel/index.ts";
 import { floatTensor, fromFloat } from "../tensor/index.ts";
 import { ChildExited, type EngineChild, type Reply } from "./engine-child.ts";
 import type { ChildOptions, Request, Tensors } from "./messages.ts";
+import { fileKey, ReadyLoras } from "./ready-loras.ts";
 import { SupervisedEngine } from "./supervised-engine.ts";
 
 /** A child in memory; `answer` may throw ChildExited, which ends it. */
@@ -12,8 +13,10 @@ class FakeChild implements EngineChild {
   readonly facts = {
     ...{ rssBytes: 1, loraCache: { entries: 0, bytes: 0 } },
     overlays: { entries: 0, bytes: 0 },
+    forgottenLoras: [],
   };
   readonly knownDigests = new Set<string>();
+  readonly readyLoras = new ReadyLoras();
   readonly requests: Request[] = [];
   readonly exited: Promise<string>;
   exit: (reason: string) => void = () => undefined;
@@ -334,4 +337,56 @@ test("a device that takes the process down while it is tried leaves the CPU to s
   );
   await engine.start();
   expect(tried).toEqual(["auto", "cpu"]);
+});
+
+describe("adapter files read ahead", () => {
+  const source = { type: "file", path: "/l", name: "l", key: "1" } as const;
+  const loras = [{ source, strength: 1 }];
+
+  test("runs go on meanwhile; a file is asked for once, until the process drops it", async () => {
+    const { engine, children } = await supervise([undefined]);
+    await engine.load("/a", "unet");
+    let ended = 0;
+    const first = engine.prepare("/a", "unet", loras).then(() => ended++);
+    const second = engine.prepare("/a", "unet", loras).then(() => ended++);
+    await engine.run("/a", "unet", [item]);
+    await engine.run("/a", "unet", [item]);
+    expect(ended).toBe(0);
+    const [child] = children;
+    child?.readyLoras.settle(fileKey(source), "/a");
+    await Promise.all([first, second]);
+    await engine.prepare("/a", "unet", loras);
+    const asked = () => child?.requests.filter(({ type }) => type === "prepare").length;
+    expect(asked()).toBe(1);
+    child?.readyLoras.forget([fileKey(source)]);
+    const again = engine.prepare("/a", "unet", loras);
+    await engine.run("/a", "unet", [item]);
+    expect(asked()).toBe(2);
+    child?.readyLoras.settle(fileKey(source), "/a");
+    await again;
+  });
+
+  test("what is wrong with a file is heard before it disturbs a batch", async () => {
+    const { engine, children } = await supervise([undefined]);
+    await engine.load("/a", "unet");
+    const waiting = engine.prepare("/a", "unet", loras);
+    const error = new LunaError("LORA_MALFORMED", "bad");
+    children[0]?.readyLoras.settle(fileKey(source), "/a", error);
+    await expect(waiting).rejects.toBe(error);
+  });
+
+  test("a process that ends, or cannot be asked, is left to the run", async () => {
+    const { engine, children } = await supervise([
+      crashOn("prepare"),
+      crashOn("prepare"),
+      undefined,
+    ]);
+    await engine.load("/a", "unet");
+    await engine.prepare("/a", "unet", loras);
+    await engine.run("/a", "unet", [item]);
+    const waiting = engine.prepare("/a", "unet", loras);
+    await engine.run("/a", "unet", [item]);
+    children.at(-1)?.readyLoras.close();
+    await waiting;
+  });
 });

@@ -27,8 +27,9 @@ import {
   type Tensors,
 } from "./messages.ts";
 import { PoisonList } from "./poison-list.ts";
-import type { ComponentName, Engine, EngineInfo, RunItem, RunOutput } from "./port.ts";
+import type { ComponentName, Engine, EngineInfo, LoraUse, RunItem, RunOutput } from "./port.ts";
 import { type DeviceChoice, type ProviderName, providerNamed } from "./providers.ts";
+import { fileKey } from "./ready-loras.ts";
 import { RunClock } from "./run-clock.ts";
 
 export type EngineOptions = Readonly<{
@@ -171,6 +172,31 @@ export class SupervisedEngine implements Engine {
       if (result.type !== "run") throw unexpected(result.type);
       return { outputs: decodeOutputs(result.outputs, tensors), engineMs: result.engineMs };
     });
+  }
+
+  /** Without a process nothing is read ahead: the run that starts one reads what it needs. */
+  async prepare(path: string, component: ComponentName, loras: readonly LoraUse[]): Promise<void> {
+    const child = this.#child;
+    if (child === undefined) return;
+    const missing = loras.flatMap(({ source }) =>
+      source.type === "file" && !child.readyLoras.has(fileKey(source), path) ? [source] : [],
+    );
+    if (missing.length === 0) return;
+    const waits = missing.map((source) => ({
+      source,
+      ...child.readyLoras.wait(fileKey(source), path),
+    }));
+    const sources = waits.flatMap(({ source, isNew }) => (isNew ? [source] : []));
+    if (sources.length > 0) {
+      const ask = () =>
+        this.#attempt(() => ({ request: { type: "prepare", path, component, sources } }));
+      // Whatever is wrong with the process, the run will say.
+      const release = () => {
+        for (const source of sources) child.readyLoras.release(fileKey(source), path);
+      };
+      await this.#serially(ask).catch(release);
+    }
+    await Promise.all(waits.map(({ read }) => read));
   }
 
   async info(): Promise<EngineInfo> {

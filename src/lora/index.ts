@@ -6,6 +6,7 @@ export {
   type Patches,
   type StackItem,
 } from "./fold-stack.ts";
+export { buffersOf } from "./layer-patch.ts";
 export {
   activeAdapters,
   joinFactors,
@@ -14,5 +15,5 @@ export {
   scaleRows,
   vectorRows,
 } from "./pack-adapters.ts";
-export { parseLora } from "./parse-lora.ts";
+export { joinLoras, parseLora, parseShare, type Share } from "./parse-lora.ts";
 export type * from "./types.ts";

@@ -14,12 +14,12 @@ import {
   lowRank,
   malformed,
   matrix,
-  owned,
   type Parts,
   part,
 } from "./low-rank.ts";
 import { isFinite32, type Matrix, scaled, transpose } from "./matrix.ts";
-import type { DensePatch, LayerPatch } from "./types.ts";
+import { owned } from "./read-factor.ts";
+import type { DensePatch, LayerPatch, ParsedLora } from "./types.ts";
 
 const NO_FACTORS = { rank: 0, down: new Float32Array(0), up: new Float32Array(0) };
 
@@ -43,12 +43,27 @@ export function layerPatch(
   return { kind, patch: { ...patch, ...magnitudeOf(parts, target), ...shift } };
 }
 
-export function bytesOfPatch(patch: LayerPatch): number {
+function arraysOf(patch: LayerPatch): Float32Array[] {
   const { up, down, bias, gain, row, column, inner, dense, magnitude } = patch;
   const denseValues = dense && ("values" in dense ? dense.values : dense.rotations);
-  return [up, down, bias, gain, row, column, inner?.a1, inner?.a2, denseValues, magnitude?.values]
-    .map((values) => values?.byteLength ?? 0)
-    .reduce((sum, bytes) => sum + bytes, 0);
+  const rescale = dense?.type === "boft" ? dense.rescale : undefined;
+  return [
+    ...[up, down, bias, gain, row, column, inner?.a1, inner?.a2, denseValues, rescale],
+    magnitude?.values,
+  ].flatMap((values) => values ?? []);
+}
+
+export function bytesOfPatch(patch: LayerPatch): number {
+  return arraysOf(patch).reduce((sum, { byteLength }) => sum + byteLength, 0);
+}
+
+/** The memory of all values, to hand it to another thread. */
+export function buffersOf({ unet, text }: Pick<ParsedLora, "unet" | "text">): ArrayBuffer[] {
+  const nets = [unet, ...text.values()];
+  const arrays = nets.flatMap((layers) => [...layers.values()].flatMap(arraysOf));
+  // Empty ones are shared; another thread gets its own.
+  const buffers = arrays.flatMap(({ buffer, byteLength }) => (byteLength === 0 ? [] : buffer));
+  return [...new Set(buffers)].filter((buffer) => buffer instanceof ArrayBuffer);
 }
 
 function finite(parts: Parts, data: Float32Array): Float32Array {

@@ -23,6 +23,7 @@ import {
   transpose,
   tuckerBasis,
 } from "./matrix.ts";
+import { owned, readFactor, readTransposed } from "./read-factor.ts";
 import type { LowRank } from "./types.ts";
 
 export type LowRankKind = "lora" | "loha" | "lokr";
@@ -61,6 +62,7 @@ export function adapterKind({ parts }: AdapterGroup): AdapterKind | undefined {
  * holds NaN or infinity, and LORA_UNSUPPORTED when the exact rank exceeds the limit.
  */
 export function lowRank(group: AdapterGroup, kind: LowRankKind, target: AdapterTarget): LowRank {
+  if (kind === "lora" && !group.parts.has("mid")) return plainLora(group.parts, target);
   const { up, down } = {
     lora: loraPair,
     loha: lohaPair,
@@ -70,11 +72,6 @@ export function lowRank(group: AdapterGroup, kind: LowRankKind, target: AdapterT
     throw malformed(group.parts, "holds NaN or infinity");
   }
   return { rank: up.rows, up: up.data, down: owned(down.data) };
-}
-
-/** A copy when the values are a view of the file, which would keep the whole file in memory. */
-export function owned(data: Float32Array): Float32Array {
-  return data.byteLength === data.buffer.byteLength ? data : data.slice();
 }
 
 export type Parts = AdapterGroup["parts"];
@@ -95,19 +92,20 @@ export function part(parts: Parts, name: PartName): Part {
   return found;
 }
 
+/** The sizes of a tensor with the axes after the first joined. */
+function matrixSize(parts: Parts, name: PartName): Pick<Matrix, "rows" | "columns"> {
+  const { key, tensor } = part(parts, name);
+  const [rows = 0, ...rest] = tensor.shape;
+  const columns = rest.reduce((product, axis) => product * axis, 1);
+  if (rows * columns > 0) return { rows, columns };
+  const shape = shapeText(tensor.shape);
+  throw new LunaError("LORA_MALFORMED", `LoRA tensor "${key}" has the shape ${shape}.`);
+}
+
 /** A tensor with the axes after the first joined. */
 export function matrix(parts: Parts, name: PartName): Matrix {
-  const { key, tensor } = part(parts, name);
-  const { shape, data } = toFloat(tensor);
-  const [rows, ...rest] = shape;
-  const columns = rest.reduce((product, axis) => product * axis, 1);
-  if (rows === undefined || data.length === 0) {
-    throw new LunaError(
-      "LORA_MALFORMED",
-      `LoRA tensor "${key}" has the shape ${shapeText(shape)}.`,
-    );
-  }
-  return { rows, columns, data };
+  const size = matrixSize(parts, name);
+  return { ...size, data: toFloat(part(parts, name).tensor).data };
 }
 
 /** Checks a size that must agree and names both shapes when it does not. */
@@ -174,10 +172,20 @@ export function alphaScale(parts: Parts, rank: number): number {
 function product(parts: Parts, a: PartName, b: PartName): Readonly<{ a: Matrix; b: Matrix }> {
   const left = matrix(parts, a);
   const right = matrix(parts, b);
-  const what = `its rank, from "${part(parts, b).key}" ${shapeText(part(parts, b).tensor.shape)},`;
-  expectSize(parts, a, { actual: left.columns, expected: right.rows, what });
-  expectRank(parts, right.rows);
+  expectPair(parts, [a, left.columns], [b, right.rows]);
   return { a: left, b: right };
+}
+
+/** Both factors have the same rank, and it is within the limit. */
+function expectPair(
+  parts: Parts,
+  [a, actual]: readonly [PartName, number],
+  [b, expected]: readonly [PartName, number],
+): void {
+  const { key, tensor } = part(parts, b);
+  const what = `its rank, from "${key}" ${shapeText(tensor.shape)},`;
+  expectSize(parts, a, { actual, expected, what });
+  expectRank(parts, expected);
 }
 
 /** V of a Tucker core [m, d, kh, kw] and b [d, inputs]; see tuckerBasis. */
@@ -190,14 +198,23 @@ function tucker(parts: Parts, core: PartName, b: Matrix): Matrix {
   return tuckerBasis(values, b);
 }
 
+/** LoRA and LoCon without a core, read in one pass. */
+function plainLora(parts: Parts, target: AdapterTarget): LowRank {
+  const [up, down] = [matrixSize(parts, "up"), matrixSize(parts, "down")];
+  expectPair(parts, ["up", up.columns], ["down", down.rows]);
+  expectOutputs(parts, "up", [up.rows, target]);
+  expectInputs(parts, "down", [down.columns, target]);
+  const factor = alphaScale(parts, down.rows);
+  const left = readTransposed(part(parts, "up").tensor, [up.rows, up.columns], factor);
+  const right = readFactor(part(parts, "down").tensor);
+  if (left && right) return { rank: down.rows, up: left, down: right };
+  throw malformed(parts, "holds NaN or infinity");
+}
+
 function loraPair(parts: Parts, target: AdapterTarget): Pair {
   const { a: up, b: down } = product(parts, "up", "down");
   expectOutputs(parts, "up", [up.rows, target]);
   const factor = alphaScale(parts, down.rows);
-  if (!parts.has("mid")) {
-    expectInputs(parts, "down", [down.columns, target]);
-    return { up: transpose(up, factor), down };
-  }
   const { shape } = part(parts, "mid").tensor;
   expectSize(parts, "mid", { actual: shape[0] ?? 0, expected: up.columns, what: "axis 0" });
   expectTaps(parts, "mid", target);

@@ -18,10 +18,23 @@ import type { LayerPatch, LoraModel, ParsedLora } from "./types.ts";
  * missing, do not fit the layer, or hold NaN or infinity.
  */
 export function parseLora(file: Safetensors, model: LoraModel): ParsedLora {
+  return joinLoras([parseShare(file, model, { index: 0, count: 1 })]);
+}
+
+/** One of `count` parts of a file that are read apart from each other; `joinLoras` makes them whole. */
+export type Share = Readonly<{ index: number; count: number }>;
+
+/** What `parseLora` gives, of every `count`-th layer; that some key fits is left to `joinLoras`. */
+export function parseShare(
+  file: Safetensors,
+  model: LoraModel,
+  { index, count }: Share,
+): ParsedLora & Readonly<{ isForOthersToo: boolean }> {
   const resolve = createLayerResolver(model);
-  const { groups, otherKeys } = groupAdapterKeys(file);
+  const { groups: all, otherKeys } = groupAdapterKeys(file);
+  const groups = all.filter((_, at) => at % count === index);
   const nets = new Map<NetName, Map<string, LayerPatch>>();
-  const unmatchedKeys = [...otherKeys];
+  const unmatchedKeys = index === 0 ? [...otherKeys] : [];
   const kinds = new Set<AdapterKind>();
   let bytes = 0;
   let isForOthersToo = false;
@@ -39,17 +52,50 @@ export function parseLora(file: Safetensors, model: LoraModel): ParsedLora {
     }
     const layers = nets.get(net) ?? new Map<string, LayerPatch>();
     nets.set(net, layers);
-    if (layers.has(target.name)) throw twice(group, target.name);
+    if (layers.has(target.name)) throw twice(target.name);
     layers.set(target.name, found.patch);
     kinds.add(found.kind);
     bytes += bytesOfPatch(found.patch);
     if (bytes > ADAPTER_BYTES_MAX) throw tooLarge(group);
   }
-  if (kinds.size === 0 && !isForOthersToo) throw noMatch(unmatchedKeys);
   const unet = nets.get("unet") ?? new Map<string, LayerPatch>();
   const text = new Map<TextEncoderKind, ReadonlyMap<string, LayerPatch>>();
   for (const [net, layers] of nets) if (net !== "unet") text.set(net, layers);
-  return { format: [...kinds].sort().join("+"), unet, text, unmatchedKeys, bytes };
+  const format = [...kinds].sort().join("+");
+  return { format, unet, text, unmatchedKeys, bytes, isForOthersToo };
+}
+
+/** All shares of one file together. Throws what `parseLora` throws. */
+export function joinLoras(shares: readonly ReturnType<typeof parseShare>[]): ParsedLora {
+  const unmatchedKeys = shares.flatMap((share) => share.unmatchedKeys);
+  const kinds = new Set(shares.flatMap(({ format }) => (format === "" ? [] : format.split("+"))));
+  if (kinds.size === 0 && !shares.some(({ isForOthersToo }) => isForOthersToo)) {
+    throw noMatch(unmatchedKeys);
+  }
+  const encoders = new Set(shares.flatMap(({ text }) => [...text.keys()]));
+  return {
+    format: [...kinds].sort().join("+"),
+    unet: joinLayers(shares.map(({ unet }) => unet)),
+    text: new Map(
+      Array.from(encoders, (net) => [
+        net,
+        joinLayers(shares.flatMap(({ text }) => text.get(net) ?? [])),
+      ]),
+    ),
+    unmatchedKeys,
+    bytes: shares.reduce((sum, { bytes }) => sum + bytes, 0),
+  };
+}
+
+function joinLayers(
+  parts: readonly ReadonlyMap<string, LayerPatch>[],
+): ReadonlyMap<string, LayerPatch> {
+  const layers = new Map<string, LayerPatch>();
+  for (const [name, patch] of parts.flatMap((part) => [...part])) {
+    if (layers.has(name)) throw twice(name);
+    layers.set(name, patch);
+  }
+  return layers;
 }
 
 function unsupported({ key, format }: NonNullable<AdapterGroup["refused"]>): LunaError {
@@ -60,11 +106,8 @@ function unsupported({ key, format }: NonNullable<AdapterGroup["refused"]>): Lun
   );
 }
 
-function twice({ keys }: AdapterGroup, layer: string): LunaError {
-  return new LunaError(
-    "LORA_MALFORMED",
-    `LoRA key "${keys[0]}" names layer "${layer}", which another key of the file names too.`,
-  );
+function twice(layer: string): LunaError {
+  return new LunaError("LORA_MALFORMED", `The LoRA names layer "${layer}" by two keys.`);
 }
 
 function tooLarge({ keys }: AdapterGroup): LunaError {

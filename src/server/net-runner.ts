@@ -115,6 +115,9 @@ export class NetRunner {
       const found = await search;
       const loras = found.flatMap((lora) => ("use" in lora ? [lora.use] : []));
       const missing = found.flatMap((lora) => ("warning" in lora ? [lora.warning] : []));
+      // Not in the queue yet, so that no batch waits for a file to be read.
+      if (loras.length > 0)
+        await this.#options.engine.prepare?.(lease.path, lease.component, loras);
       const { priority, deadlineMs } = request;
       const weight = this.#options.clientWeights?.get(call.name);
       const standing = {

@@ -19,7 +19,7 @@ export type ServedModels = Pick<
 
 export type DaemonOptions = Readonly<{
   registry: ServedModels;
-  engine: Pick<Engine, "run" | "info" | "lanes">;
+  engine: Pick<Engine, "run" | "info" | "lanes" | "prepare">;
   /** Version of this package. */
   version: string;
   logger?: Logger;

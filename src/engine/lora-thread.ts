@@ -1,0 +1,31 @@
+/** A thread that reads adapter files; see lora-reader.ts. */
+import assert from "node:assert/strict";
+import { parentPort } from "node:worker_threads";
+import { LunaError } from "../kernel/index.ts";
+import { buffersOf, type LoraModel } from "../lora/index.ts";
+import { readLoraFile } from "./lora-file.ts";
+import type { ReadResult, ReadTask } from "./lora-reader.ts";
+import { encodeError } from "./messages.ts";
+
+const port = parentPort;
+assert(port !== null, "This module runs in a thread.");
+const models = new Map<string, LoraModel>();
+
+async function read({ id, path, modelKey, model, share }: ReadTask): Promise<ReadResult> {
+  try {
+    if (model !== undefined) models.set(modelKey, model);
+    const known = models.get(modelKey);
+    assert(known !== undefined, "A model comes with the first file that is read for it.");
+    const parsed = await readLoraFile(path, known, share);
+    return parsed === undefined ? { id } : { id, parsed };
+  } catch (error) {
+    return { id, error: encodeError(LunaError.from(error)) };
+  }
+}
+
+port.on("message", (task: ReadTask) => {
+  void read(task).then((result) => {
+    const buffers = result.parsed === undefined ? [] : buffersOf(result.parsed);
+    port.postMessage(result, buffers);
+  });
+});
