@@ -24,7 +24,11 @@ test("prompts run by number, equal ones by id, and each is in one place only", (
       for (let next = queue.begin(1); next !== undefined; next = queue.begin(1)) {
         order.push(next);
         expect(queue.remaining).toBe(all.length - order.length + 1);
-        queue.finish(next, { status: "success", outputs: new Map(), origins: new Map(), messages: [] }, 2);
+        queue.finish(
+          next,
+          { status: "success", outputs: new Map(), origins: new Map(), messages: [] },
+          2,
+        );
         expect(queue.findFinished(next.id)?.endedAtMs).toBe(2);
       }
       const key = ({ number, id }: QueuedPrompt): [number, string] => [number, id];

@@ -33,7 +33,10 @@ const TOKENS_MAX = 1000;
 export function parseTokenFile(text: string, path: string): TokenGrant[] {
   const grants: TokenGrant[] = [];
   for (const [index, line] of text.split(/\r?\n/).entries()) {
-    const [token, ...limits] = line.replace(/(^|\s)#.*$/, "").split(/\s+/).filter(Boolean);
+    const [token, ...limits] = line
+      .replace(/(^|\s)#.*$/, "")
+      .split(/\s+/)
+      .filter(Boolean);
     if (token === undefined) continue;
     const complain = (problem: string) =>
       new LunaError("CONFIG_INVALID", `${path}, line ${index + 1}: ${problem}`);
@@ -43,7 +46,10 @@ export function parseTokenFile(text: string, path: string): TokenGrant[] {
     grants.push({ token, ...parseLimits(limits, complain) });
   }
   if (grants.length > TOKENS_MAX) {
-    throw new LunaError("CONFIG_INVALID", `${path} has ${grants.length} tokens, limit ${TOKENS_MAX}.`);
+    throw new LunaError(
+      "CONFIG_INVALID",
+      `${path} has ${grants.length} tokens, limit ${TOKENS_MAX}.`,
+    );
   }
   return grants;
 }

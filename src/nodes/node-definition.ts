@@ -28,7 +28,8 @@ export type FloatInput = Common &
     min?: number;
     max?: number;
     step?: number;
-    round?: number;
+    /** False: no digit of what is typed is cut off; absent, the editor rounds to the step. */
+    round?: number | false;
   }>;
 export type StringInput = Common &
   Readonly<{ type: "STRING"; default?: string; isMultiline?: boolean }>;

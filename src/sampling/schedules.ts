@@ -79,14 +79,15 @@ function klOptimal(model: ModelSampling, steps: number): number[] {
   return [...sigmas, 0];
 }
 
+/** In ComfyUI's order: the first is what a new node shows. */
 const SCHEDULES = {
-  normal: (model, steps) => uniformTimesteps(model, steps, true),
+  simple,
+  sgm_uniform: (model, steps) => uniformTimesteps(model, steps, false),
   karras: (model, steps) => karrasSigmas({ ...rangeOf(model, steps), rho: KARRAS_RHO }),
   exponential: (model, steps) => exponentialSigmas(rangeOf(model, steps)),
-  sgm_uniform: (model, steps) => uniformTimesteps(model, steps, false),
-  simple,
   ddim_uniform: ddimUniform,
   beta: (model, steps) => betaSigmas(model, steps, { alpha: BETA_SHAPE, beta: BETA_SHAPE }),
+  normal: (model, steps) => uniformTimesteps(model, steps, true),
   kl_optimal: klOptimal,
 } as const satisfies Record<string, Schedule>;
 

@@ -74,7 +74,10 @@ const nodes = [
   }),
 ];
 
-const definitions = new Map([...NODE_DEFINITIONS, ...nodes.map((each) => [each.name, each] as const)]);
+const definitions = new Map([
+  ...NODE_DEFINITIONS,
+  ...nodes.map((each) => [each.name, each] as const),
+]);
 const makeRunner = (concurrency = 1) =>
   createWorkflowRunner({ definitions, services: new FakeServices(), concurrency });
 

@@ -195,7 +195,9 @@ export class Execution {
     for (const id of children.keys()) this.#rootOf.set(id, root);
     this.#emit({ type: "expanded", node: parent, nodes: [...children.keys()] });
     const linked = links.map(({ node }) => childId(expansion, node));
-    const shown = [...children].filter(([, { classType = "" }]) => definitions.get(classType)?.isOutput);
+    const shown = [...children].filter(
+      ([, { classType = "" }]) => definitions.get(classType)?.isOutput,
+    );
     const targets = [...new Set([...linked, ...shown.map(([id]) => id)])];
     await this.#plan(targets);
     await this.#makeFor(task, targets);

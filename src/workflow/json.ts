@@ -15,7 +15,8 @@ export function isJsonObject(value: Json | undefined): value is JsonObject {
 
 /** True for what a JSON text can say. */
 export function isJson(value: unknown): value is Json {
-  if (value === null || ["boolean", "bigint", "number", "string"].includes(typeof value)) return true;
+  if (value === null || ["boolean", "bigint", "number", "string"].includes(typeof value))
+    return true;
   if (Array.isArray(value)) return value.every(isJson);
   return value instanceof Map && [...value].every(([k, v]) => typeof k === "string" && isJson(v));
 }

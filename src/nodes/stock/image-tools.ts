@@ -98,7 +98,7 @@ const SIDE = { type: "INT", default: 512, min: 1, max: RESOLUTION_MAX, step: 1 }
 
 const imageCrop = defineNode({
   name: "ImageCrop",
-  displayName: "Image Crop",
+  displayName: "Image Crop (Deprecated)",
   category: "image/transform",
   inputs: { image: { type: "IMAGE" }, width: SIDE, height: SIDE, x: PLACE, y: PLACE },
   outputs: [output("IMAGE")],

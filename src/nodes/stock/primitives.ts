@@ -26,7 +26,7 @@ const primitiveString = defineNode({
   name: "PrimitiveString",
   displayName: "String",
   category: CATEGORY,
-  inputs: { value: { type: "STRING" } },
+  inputs: { value: { type: "STRING", isMultiline: false } },
   outputs: [output("STRING")],
   run: ({ value }) => ({ outputs: [value] }),
 });

@@ -19,7 +19,7 @@ const SIGMAS = "sampling/custom_sampling/sigmas";
 const STEPS = { type: "INT", default: 20, min: 1, max: STEPS_MAX } as const;
 const DENOISE = { type: "FLOAT", default: 1, min: 0, max: 1, step: 0.01 } as const;
 const advanced = (initial: number, max: number, step = 0.01) =>
-  ({ type: "FLOAT", default: initial, min: 0, max, step, isAdvanced: true }) as const;
+  ({ type: "FLOAT", default: initial, min: 0, max, step, round: false, isAdvanced: true }) as const;
 /** SD1's highest and lowest noise level. */
 const RANGE = {
   sigma_max: advanced(14.614642, 5000),
@@ -183,7 +183,7 @@ const setFirstSigma = defineNode({
   category: SIGMAS,
   inputs: {
     sigmas: { type: "SIGMAS" },
-    sigma: { type: "FLOAT", default: 136, min: 0, max: 20_000, step: 0.001 },
+    sigma: { type: "FLOAT", default: 136, min: 0, max: 20_000, step: 0.001, round: false },
   },
   outputs: [output("SIGMAS")],
   run: ({ sigmas, sigma }) => ({ outputs: [Float32Array.from([sigma, ...sigmas.slice(1)])] }),
