@@ -318,6 +318,11 @@ test("the daemon's state is asked anew in every run", async () => {
     "Daemon is running at 127.0.0.1:19283\ncheckpoints/tiny.safetensors: 3.0 MB\n0 LoRAs",
   ]);
   expect((await runner.run(prompt)).executed).toEqual(["1"]);
+  const { outputs } = await createWorkflowRunner({
+    definitions: NODE_DEFINITIONS,
+    services: new FakeServices({ isDaemonRunning: false }),
+  }).run(prompt);
+  expect(outputs.get("1")?.["text"]).toEqual([expect.stringContaining("npx luna serve")]);
 });
 
 test("a changed input picture is noticed, an unchanged one is not loaded again", async () => {

@@ -20,7 +20,7 @@ export const lunaDaemonStatus = defineNode({
           ...models.map(({ name, bytes }) => `${name}: ${(bytes / BYTES_PER_MB).toFixed(1)} MB`),
           `${loras.length} LoRAs`,
         ]
-      : [`Daemon is not running at ${address}. Start it with: luna serve`];
+      : [`Daemon is not running at ${address}. Start it with: npx luna serve`];
     const status = lines.join("\n");
     return { outputs: [status], ui: { text: [status] } };
   },
