@@ -3,10 +3,10 @@
  * original with a logging proxy: shapes, order of messages, refusals. E is EmptyImage, S SaveImage.
  */
 import { existsSync, readFileSync } from "node:fs";
-import { writeFile } from "node:fs/promises";
+import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { defineNode, output, readPngText } from "../../src/nodes/index.ts";
+import { defineNode, output, readPictureFile, readPngText } from "../../src/nodes/index.ts";
 import { createTestDaemon, type TestDaemon } from "../support/test-daemon.ts";
 import {
   type Json,
@@ -443,8 +443,19 @@ test("19 /view: found, refused, previews and channels", async () => {
     const reply = await get(`filename=v.png&channel=${channel}`);
     expect([reply.status, reply.headers.get("content-type")]).toEqual([200, "image/png"]);
   }
-  // A smaller format may be asked for; the picture itself is what comes (docs/instance.md).
-  expect((await get("filename=v.png&preview=webp;90")).status).toBe(200);
+  for (const [query, type] of [
+    ["preview=webp;90", "image/webp"],
+    ["preview=jpeg", "image/jpeg"],
+    ["preview=jpeg;50&channel=rgb", "image/jpeg"],
+    ["preview=jpeg&channel=a", "image/webp"],
+    ["preview=bmp", "image/webp"],
+  ]) {
+    const reply = await get(`filename=v.png&${query}`);
+    expect([query, reply.status, reply.headers.get("content-type")]).toEqual([query, 200, type]);
+    const small = await readPictureFile(new Uint8Array(await reply.arrayBuffer()), "small");
+    const whole = await readPictureFile(await readFile(join(here.folders.output, "v.png")), "v");
+    expect([small.width, small.height]).toEqual([whole.width, whole.height]);
+  }
 });
 
 test("20 a saved picture holds the prompt, then what came along, in ASCII", async () => {
