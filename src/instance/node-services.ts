@@ -52,6 +52,7 @@ export class InstanceServices implements NodeServices {
       ...(model ? { model } : {}),
       ...(clip ? { clip } : {}),
       ...(vae ? { vae } : {}),
+      ...(info.control ? { control: { id: info.id, ...info.control } } : {}),
     };
   }
 

@@ -2,7 +2,7 @@
 import type { ModelInfo, TextModel, UNetModel, VaeModel } from "../client/index.ts";
 import type { FloatTensor } from "../tensor/index.ts";
 import type { ClipTokenizer, EncoderKind } from "../text/index.ts";
-import type { Location } from "./values.ts";
+import type { ControlInfo, Location } from "./values.ts";
 
 /** Model folders, named as ComfyUI names them. */
 export type FileKind =
@@ -12,12 +12,13 @@ export type FileKind =
   | "vae"
   | "vae_approx"
   | "loras"
-  | "embeddings";
+  | "embeddings"
+  | "controlnet";
 
 /** auto: the daemon where one runs, else this process; the others insist. */
 export type DaemonMode = "auto" | "force_daemon" | "force_local";
 
-export type CheckpointPart = "model" | "clip" | "vae";
+export type CheckpointPart = "model" | "clip" | "vae" | "control";
 
 export type OpenRequest = Readonly<{
   kind: FileKind;
@@ -32,6 +33,8 @@ export type OpenedCheckpoint = Readonly<{
   model?: UNetModel;
   clip?: TextModel;
   vae?: VaeModel;
+  /** A control net: the UNet's side runs it by its id. */
+  control?: ControlInfo;
   location: Location;
   /** One line for people: what is used and why. */
   status: string;

@@ -5,6 +5,7 @@ import { lunaLoraStack } from "./luna/luna-lora-stack.ts";
 import { lunaModelRouter } from "./luna/luna-model-router.ts";
 import type { NodeDefinition } from "./node-definition.ts";
 import { CONDITIONING_NODES } from "./stock/conditioning.ts";
+import { CONTROL_NODES } from "./stock/control.ts";
 import { CUSTOM_SAMPLING_NODES } from "./stock/custom-sampling.ts";
 import { IMAGE_TOOL_NODES } from "./stock/image-tools.ts";
 import { IMAGE_NODES } from "./stock/images.ts";
@@ -28,6 +29,7 @@ export const NODE_DEFINITIONS: ReadonlyMap<string, NodeDefinition> = new Map(
     ...LORA_NODES,
     ...TEXT_NODES,
     ...CONDITIONING_NODES,
+    ...CONTROL_NODES,
     ...LATENT_NODES,
     ...VAE_NODES,
     ...INPAINT_NODES,

@@ -159,3 +159,46 @@ test("FreeU is a feature of the model, PerturbedAttentionGuidance one more pass 
     ]),
   );
 });
+
+test("control nodes give each step its nets, hints at the latent's size, within their range", async () => {
+  const unet = new FakeUNet(fakeInfo("m"));
+  const model = { unet, location: "local" };
+  const [net] = await run("ControlNetLoader", { control_net_name: "canny.safetensors" });
+  const [union] = await run("SetUnionControlNetType", { control_net: net, type: "tile" });
+  const [auto] = await run("SetUnionControlNetType", { control_net: union, type: "auto" });
+  expect([(union as { type: number }).type, auto]).toEqual([6, net]);
+  const prompt = [{ context: wave([1, 77, 8]) }];
+  const apply = { control_net: union, image: wave([1, 5, 7, 3], 0.5, 0.5), strength: 0.8 };
+  const range = { start_percent: 0, end_percent: 0.5 };
+  const both = { positive: prompt, negative: prompt };
+  const off = await run("ControlNetApplyAdvanced", { ...both, ...apply, ...range, strength: 0 });
+  expect(off).toEqual([prompt, prompt]);
+  const [positive, negative] = await run("ControlNetApplyAdvanced", {
+    ...{ ...both, ...apply, ...range },
+  });
+  const [chained] = await run("ControlNetApply", { ...apply, conditioning: positive, strength: 2 });
+  const latent_image = { samples: floatTensor([1, 4, 6, 4]) };
+  const sampling = { seed: 7n, steps: 4, cfg: 5, sampler_name: "euler", scheduler: "normal" };
+  await run("KSampler", {
+    ...sampling,
+    model,
+    positive: chained,
+    negative,
+    latent_image,
+    denoise: 1,
+  });
+  const seen = unet.calls.map(({ controls = [] }) =>
+    controls.map(({ model: id, strength, type, rows, hint }) => {
+      return [id, strength, type, rows, hint.shape.join("x")];
+    }),
+  );
+  const first = ["controlnet/canny.safetensors", 0.8, 6, undefined, "1x3x48x32"];
+  // The positive prompt's row is the second one.
+  const second = ["controlnet/canny.safetensors", 2, 6, [1], "1x3x48x32"];
+  expect(seen.slice(0, 2)).toEqual([
+    [first, second],
+    [first, second],
+  ]);
+  expect(seen.at(-1)).toEqual([second]);
+  expect(unet.calls[0]?.controls?.[0]?.hint).toBe(unet.calls[1]?.controls?.[0]?.hint);
+});

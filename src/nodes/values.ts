@@ -1,6 +1,6 @@
 /** What travels along the links of a workflow. */
-import type { LoraRef, TextModel, UNetModel, VaeModel } from "../client/index.ts";
-import type { Area, ModelSampling, SamplerName } from "../sampling/index.ts";
+import type { LoraRef, ModelInfo, TextModel, UNetModel, VaeModel } from "../client/index.ts";
+import type { Area, Control, ModelSampling, SamplerName } from "../sampling/index.ts";
 import type { FloatTensor } from "../tensor/index.ts";
 import type { SizeConditioning } from "../text/index.ts";
 
@@ -23,6 +23,12 @@ export type Clip = Readonly<{ text: TextModel; location: Location; layer?: numbe
 
 export type Vae = Readonly<{ vae: VaeModel; location: Location }>;
 
+/** What is known of a ControlNet or T2I-Adapter. */
+export type ControlInfo = Readonly<{ id: string }> & NonNullable<ModelInfo["control"]>;
+
+/** A control net as its loader gives it; `type` is the kind of hint that a Union net is told. */
+export type ControlNet = Readonly<{ info: ControlInfo; type?: number }>;
+
 /** One part of a conditioning; percentages, pixels and latent cells as in ComfyUI. */
 export type ConditioningPart = Readonly<{
   /** [1, tokens, width] */
@@ -44,6 +50,10 @@ export type ConditioningPart = Readonly<{
   /** Inpainting models: latent [b, 4, h, w] and mask [b, 1, H, W] that the net sees beside x. */
   concatLatent?: FloatTensor;
   concatMask?: FloatTensor;
+  /** Control nets, the one that was applied first first. */
+  controls?: readonly Control[];
+  /** They act on negative prompts without any, too. */
+  isControlShared?: boolean;
 }>;
 
 export type Conditioning = readonly ConditioningPart[];
@@ -76,6 +86,7 @@ export type SocketValues = {
   MODEL: Model;
   CLIP: Clip;
   VAE: Vae;
+  CONTROL_NET: ControlNet;
   CONDITIONING: Conditioning;
   LATENT: Latent;
   /** [b, h, w, 3], 0..1 */

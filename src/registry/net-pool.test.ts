@@ -134,3 +134,25 @@ test("in any order of actions: never over budget, and what is held is never unlo
   });
   await fc.assert(property);
 });
+
+test("who holds a net may wait for another one while somebody unloads or replaces the first", async () => {
+  const { loader, pool } = createPool(100);
+  const release = await pool.acquire(request("a-10"));
+  const unloaded = pool.unload("a-10");
+  const replaced = pool.acquire(request("a-10", "2"));
+  const other = await pool.acquire(request("b-10"));
+  expect([...loader.loaded.keys()]).toEqual(["a-10", "b-10"]);
+  release();
+  await unloaded;
+  (await replaced)();
+  other();
+  expect(
+    pool
+      .status()
+      .map(({ path, users }) => [path, users])
+      .sort(),
+  ).toEqual([
+    ["a-10", 0],
+    ["b-10", 0],
+  ]);
+});

@@ -213,6 +213,10 @@ export class FakeServices implements NodeServices {
       throw new LunaError("DAEMON_NOT_RUNNING", "Daemon is not running. Start it: luna serve");
     }
     const location: Location = isRunning && request.mode !== "force_local" ? "daemon" : "local";
+    if (request.kind === "controlnet") {
+      const net = { kind: "controlnet", hintChannels: 3, hintMultiple: 8, unionTypes: 0 } as const;
+      return { control: { id: `controlnet/${request.name}`, ...net }, location, status: "" };
+    }
     if (this.#options.hasOnlyUNet === true) return { model: this.unet, location, status: "" };
     const vae = new FakeVae(this.#info);
     return { model: this.unet, clip: this.text, vae, location, status: `tiny on ${location}` };

@@ -19,6 +19,7 @@ export type InfoRoutesOptions = Readonly<{
 const COMFYUI_VERSION = "0.18.1";
 const KINDS: readonly FileKind[] = [
   "checkpoints",
+  "controlnet",
   "diffusion_models",
   "embeddings",
   "loras",

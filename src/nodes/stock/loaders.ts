@@ -13,7 +13,7 @@ export function requirePart<Part extends CheckpointPart>(
 ): NonNullable<OpenedCheckpoint[Part]> {
   const found = opened[part];
   if (found === undefined) {
-    const words = { model: "UNet", clip: "text encoder", vae: "VAE" }[part];
+    const words = { model: "UNet", clip: "text encoder", vae: "VAE", control: "control net" }[part];
     throw new LunaError(
       "CHECKPOINT_UNSUPPORTED",
       `${name} holds no ${words}. Choose another file, or load the ${words} with its own loader.`,
@@ -150,4 +150,24 @@ const vaeLoader = defineNode({
   },
 });
 
-export const LOADERS = [checkpointLoaderSimple, unetLoader, clipLoader, dualClipLoader, vaeLoader];
+const controlNetLoader = defineNode({
+  name: "ControlNetLoader",
+  displayName: "Load ControlNet Model",
+  category: "loaders",
+  description: "A ControlNet, Union ControlNet or T2I-Adapter; it runs where the model runs.",
+  inputs: { control_net_name: { type: "COMBO", choices: "controlnet" } },
+  outputs: [output("CONTROL_NET")],
+  async run({ control_net_name }, context) {
+    const opened = await open("controlnet", control_net_name, "control", context);
+    return { outputs: [{ info: requirePart(opened, "control", control_net_name) }] };
+  },
+});
+
+export const LOADERS = [
+  checkpointLoaderSimple,
+  unetLoader,
+  clipLoader,
+  dualClipLoader,
+  vaeLoader,
+  controlNetLoader,
+];
