@@ -2,17 +2,14 @@
  * The pictures of the dashboard's "try it": a workflow run by this package's own runner, as a
  * session of the daemon like any other. Loaded when the first picture is asked for.
  */
-import { readFileSync } from "node:fs";
-import { join } from "node:path";
-import { gunzipSync } from "node:zlib";
 import { openCorePeer } from "./core-peer.ts";
 import { createPreviewer, InstanceServices, ModelClients } from "./instance/index.ts";
 import type { Config } from "./kernel/index.ts";
 import { ASSETS, modelFoldersOf } from "./model-paths.ts";
 import { NODE_DEFINITIONS } from "./nodes/index.ts";
+import { packagedTokenizer } from "./packaged-tokenizer.ts";
 import { ModelFiles } from "./registry/index.ts";
 import type { DaemonCore, TryIt, TryRequest } from "./server/index.ts";
-import { type ClipTokenizer, createClipTokenizer } from "./text/index.ts";
 import { VERSION } from "./version.ts";
 import { createWorkflowRunner } from "./workflow/index.ts";
 
@@ -41,9 +38,7 @@ class PictureServices extends InstanceServices {
 
 export function createPictureMaker(core: DaemonCore, config: Config): TryIt {
   const files = new ModelFiles(modelFoldersOf(config), () => performance.now());
-  const tokenizer: ClipTokenizer = createClipTokenizer(() =>
-    gunzipSync(readFileSync(join(ASSETS, "clip", "merges.txt.gz"))).toString("utf8"),
-  );
+  const tokenizer = packagedTokenizer();
   return async (request, { grant, signal, onEvent }) => {
     const client = { name: request.name, version: VERSION };
     const clients = new SessionClients({ client, local: () => openCorePeer(core, client, grant) });

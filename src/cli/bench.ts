@@ -1,4 +1,4 @@
-import { flagName, LunaError } from "../kernel/index.ts";
+import { LunaError } from "../kernel/index.ts";
 import { batching } from "./bench/batching.ts";
 import { BenchBed, type Figures, machine } from "./bench/bed.ts";
 import { clients } from "./bench/clients.ts";
@@ -8,6 +8,7 @@ import { loraMix, loraSwitch } from "./bench/loras.ts";
 import { overhead } from "./bench/overhead.ts";
 import { soak } from "./bench/soak.ts";
 import { torchInstancesSuite, torchStepSuite, torchSwitchSuite } from "./bench/torch.ts";
+import { engineFlags } from "./child-process.ts";
 import { type Command, JSON_OPTION } from "./command.ts";
 import { textTable } from "./table.ts";
 
@@ -119,14 +120,10 @@ export const bench: Command = {
     if (!Number.isSafeInteger(steps) || steps < 100) {
       throw new LunaError("CONFIG_INVALID", `--steps ${values["steps"]}: a whole number from 100.`);
     }
-    const engineFlags = (["device", "threads"] as const).flatMap((name) => [
-      `--${flagName(name)}`,
-      String(config[name]),
-    ]);
     const bed = await BenchBed.open({
       note,
       signal,
-      engineFlags,
+      engineFlags: engineFlags(config),
       isQuick: values["quick"] === true,
     });
     const report: Record<string, Figures> = { machine: machine() };

@@ -2,11 +2,21 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { extname } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
-import { LunaError } from "../kernel/index.ts";
+import { type Config, LunaError } from "../kernel/index.ts";
 
 const MAIN = new URL(`./main${extname(import.meta.url)}`, import.meta.url);
 /** How long a child may take to end by itself before it is killed. */
 const STOP_MS = 5_000;
+
+/** The engine's settings as flags of a child. */
+export function engineFlags({ device, threads }: Config): string[] {
+  return ["--device", device, "--threads", String(threads)];
+}
+
+/** The model folders as flags of a child. */
+export function modelFlags({ models }: Config): string[] {
+  return models.flatMap((folder) => ["--models", folder]);
+}
 
 export type LunaProcess = Readonly<{
   child: ChildProcess;

@@ -33,6 +33,8 @@ test("tables align, bytes and quantiles read well", () => {
       ],
     ),
   ).toBe("name   n\n----  --\na      1\nbcd   10");
+  const texts = textTable(["test"], [["1 loading"], ["2 b"]]);
+  expect(texts).toBe("test\n---------\n1 loading\n2 b");
   expect(formatBytes(1_234_000)).toBe("1.2 MB");
   expect(quantile([3, 1, 2], 0.5)).toBe(2);
   expect(quantile([], 0.5)).toBeNaN();

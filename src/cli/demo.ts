@@ -3,9 +3,15 @@ import { basename, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { LunaClient } from "../client/index.ts";
 import { openModels } from "../client/index.ts";
-import { flagName, LunaError } from "../kernel/index.ts";
+import { LunaError } from "../kernel/index.ts";
 import type { DaemonStatus } from "../protocol/index.ts";
-import { type LunaProcess, startAndAwait, startLuna } from "./child-process.ts";
+import {
+  engineFlags,
+  type LunaProcess,
+  modelFlags,
+  startAndAwait,
+  startLuna,
+} from "./child-process.ts";
 import { type Command, type Invocation, JSON_OPTION } from "./command.ts";
 import { contactSheet } from "./contact-sheet.ts";
 import { clientOptions } from "./daemon-client.ts";
@@ -37,14 +43,6 @@ export type DemoReport = Readonly<{
 export function serverUrl(line: string): string | undefined {
   const port = /WebSocket server running on [^:]+:(\d+)/.exec(line)?.[1];
   return port === undefined ? undefined : `ws://127.0.0.1:${port}`;
-}
-
-function engineFlags({ config }: Invocation): string[] {
-  const flags = (["device", "threads"] as const).flatMap((name) => [
-    `--${flagName(name)}`,
-    String(config[name]),
-  ]);
-  return [...flags, ...config.models.flatMap((folder) => ["--models", folder])];
 }
 
 /** One instance: a process of its own that runs one workflow. */
@@ -170,7 +168,17 @@ async function runDemo(invocation: Invocation, processes: LunaProcess[]): Promis
   }
   invocation.signal.throwIfAborted();
   const { process: daemon, value: url } = await startAndAwait(
-    ["serve", "--port", "0", "--socket", "off", "--log-level", "warn", ...engineFlags(invocation)],
+    [
+      "serve",
+      "--port",
+      "0",
+      "--socket",
+      "off",
+      "--log-level",
+      "warn",
+      ...engineFlags(invocation.config),
+      ...modelFlags(invocation.config),
+    ],
     serverUrl,
     { onStart: (started) => void processes.push(started) },
   );

@@ -1,8 +1,6 @@
-import { readFileSync } from "node:fs";
 import { mkdir, mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
-import { gunzipSync } from "node:zlib";
 import {
   CONCURRENCY_MAX,
   InstanceServices,
@@ -14,10 +12,10 @@ import {
   startInstance,
 } from "../instance/index.ts";
 import { type Config, LunaError, readConfig } from "../kernel/index.ts";
-import { ASSETS, modelFoldersOf } from "../model-paths.ts";
+import { modelFoldersOf } from "../model-paths.ts";
 import { NODE_DEFINITIONS } from "../nodes/index.ts";
+import { packagedTokenizer } from "../packaged-tokenizer.ts";
 import { ModelFiles } from "../registry/index.ts";
-import { createClipTokenizer } from "../text/index.ts";
 import { VERSION } from "../version.ts";
 import type { Command, Invocation } from "./command.ts";
 import { clientOptions, daemonUrl } from "./daemon-client.ts";
@@ -80,9 +78,7 @@ async function serve({ values, print, note, signal }: Invocation): Promise<numbe
       clients,
       files: new ModelFiles(modelFoldersOf(config), () => performance.now()),
       folders,
-      tokenizer: createClipTokenizer(() =>
-        gunzipSync(readFileSync(join(ASSETS, "clip", "merges.txt.gz"))).toString("utf8"),
-      ),
+      tokenizer: packagedTokenizer(),
       address: daemonUrl(config),
       log: note,
     });

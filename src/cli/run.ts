@@ -1,15 +1,13 @@
-import { readFileSync } from "node:fs";
 import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { basename, join, resolve } from "node:path";
-import { gunzipSync } from "node:zlib";
 import type { LoraRef, StepTiming } from "../client/index.ts";
 import { InstanceServices, ModelClients } from "../instance/index.ts";
 import { LunaError } from "../kernel/index.ts";
-import { ASSETS, modelFoldersOf } from "../model-paths.ts";
+import { modelFoldersOf } from "../model-paths.ts";
 import { NODE_DEFINITIONS } from "../nodes/index.ts";
+import { packagedTokenizer } from "../packaged-tokenizer.ts";
 import { ModelFiles } from "../registry/index.ts";
-import { createClipTokenizer } from "../text/index.ts";
 import {
   createWorkflowRunner,
   invalidWorkflow,
@@ -116,9 +114,7 @@ async function execute(
       clients,
       files: new ModelFiles(modelFoldersOf(config), () => performance.now()),
       folders,
-      tokenizer: createClipTokenizer(() =>
-        gunzipSync(readFileSync(join(ASSETS, "clip", "merges.txt.gz"))).toString("utf8"),
-      ),
+      tokenizer: packagedTokenizer(),
       address: daemonUrl(config),
       log,
     });

@@ -1,10 +1,13 @@
+/** "12", "-0.5", "1.2e-7", "45.1 MB", "-" for none; "1 loading" is a text. */
+const NUMBER = /^(-|-?[\d.]+(e[-+]?\d+)?( ?(kB|MB|GB|ms|s|%))?)$/;
+
 /** Lines of a plain text table; numbers to the right, texts to the left. */
 export function textTable(header: readonly string[], rows: readonly (readonly string[])[]): string {
   const widths = header.map((title, column) =>
     Math.max(title.length, ...rows.map((row) => row[column]?.length ?? 0)),
   );
   const isNumeric = header.map((_, column) =>
-    rows.every((row) => /^[-\d.]/.test(row[column] ?? "") || !row[column]),
+    rows.every((row) => !row[column] || NUMBER.test(row[column])),
   );
   const line = (cells: readonly string[]) =>
     cells

@@ -4,7 +4,7 @@ import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as wait } from "node:timers/promises";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, beforeAll, expect, test, vi } from "vitest";
 import { type LunaProcess, startAndAwait, startLuna } from "../../src/cli/child-process.ts";
 import { serverUrl } from "../../src/cli/demo.ts";
 import { tinyModels } from "../support/real-daemon.ts";
@@ -61,7 +61,11 @@ test("serve says where it listens, and names a model folder that is not there", 
   expect(daemonLines).toContainEqual(
     expect.stringMatching(/^\[LunaServer\] WebSocket server running on localhost:\d+$/),
   );
-  const page = daemonLines.join("\n").match(/Dashboard (\S+)/)?.[1] ?? "";
+  const page = await vi.waitFor(() => {
+    const found = /Dashboard (\S+)/.exec(daemonLines.join("\n"))?.[1];
+    if (found === undefined) throw new Error("The line follows the one that was waited for.");
+    return found;
+  });
   expect((await fetch(page)).status).toBe(200);
   expect(daemon.errors()).toContain(`${join(folder, "missing")} does not exist`);
 });
@@ -88,16 +92,17 @@ test("models, preload, status, unload and loras tell the same as JSON", async ()
   expect(await copies()).toBe(1);
   expect(await json("unload", "tiny")).toEqual({ unloaded: "tiny" });
   expect(await copies()).toBe(0);
-  expect(await json("loras")).toEqual([]);
+  await writeFile(join(models, "loras", "mine.safetensors"), "");
+  expect(await json("loras")).toContain("mine.safetensors");
   expect(await ask("preload", "none")).toMatchObject({ code: 1 });
 });
 
 test("run makes a picture that holds its workflow, and reports it", async () => {
   const sets = ["model.ckpt_name=tiny.safetensors", "clip.ckpt_name=tiny.safetensors"];
-  const flags = [...sets, "sampler.steps=2", "model.daemon_mode=force_daemon"].flatMap((set) => [
-    "--set",
-    set,
-  ]);
+  const others = ["sampler.steps=2", "model.daemon_mode=force_daemon"];
+  const flags = [...sets, ...others, "gateway.positive_prompt=a red apple, v1.5=best"].flatMap(
+    (set) => ["--set", set],
+  );
   const out = join(folder, "pictures");
   const run = ["run", EXAMPLE, "--models", models, "--out", out, ...flags];
   const report = await json(...run);

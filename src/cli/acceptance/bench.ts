@@ -4,9 +4,15 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { PNG } from "pngjs";
 import { type DaemonModel, type LunaClient, openModels } from "../../client/index.ts";
-import { type Config, flagName, LunaError } from "../../kernel/index.ts";
+import { type Config, LunaError } from "../../kernel/index.ts";
 import { type FloatTensor, floatTensor } from "../../tensor/index.ts";
-import { type LunaProcess, startAndAwait, startLuna } from "../child-process.ts";
+import {
+  engineFlags,
+  type LunaProcess,
+  modelFlags,
+  startAndAwait,
+  startLuna,
+} from "../child-process.ts";
 import { clientOptions } from "../daemon-client.ts";
 import { serverUrl } from "../demo.ts";
 import type { RunEvent, RunReport } from "../run-report.ts";
@@ -36,7 +42,6 @@ export class AcceptanceBench {
   /** Lines that the daemon has printed. */
   readonly daemonLines: string[];
   readonly #clients: LunaClient[] = [];
-  readonly #modelFlags: readonly string[];
   readonly #config: Config;
 
   private constructor(facts: {
@@ -44,10 +49,8 @@ export class AcceptanceBench {
     daemon: LunaProcess;
     out: string;
     lines: string[];
-    modelFlags: readonly string[];
     config: Config;
   }) {
-    this.#modelFlags = facts.modelFlags;
     this.#config = facts.config;
     this.url = facts.url;
     this.daemon = facts.daemon;
@@ -57,19 +60,14 @@ export class AcceptanceBench {
 
   /** Model folders go to the daemon and to every instance, the device to the daemon. */
   static async start(config: Config): Promise<AcceptanceBench> {
-    const modelFlags = config.models.flatMap((folder) => ["--models", folder]);
-    const engineFlags = (["device", "threads"] as const).flatMap((name) => [
-      `--${flagName(name)}`,
-      String(config[name]),
-    ]);
     const lines: string[] = [];
     const { process: daemon, value: url } = await startAndAwait(
-      ["serve", "--port", "0", "--socket", "off", ...modelFlags, ...engineFlags],
+      ["serve", "--port", "0", "--socket", "off", ...modelFlags(config), ...engineFlags(config)],
       serverUrl,
       { onLine: (line) => void lines.push(line) },
     );
     const out = await mkdtemp(join(tmpdir(), "luna-acceptance-"));
-    return new AcceptanceBench({ url, daemon, out, lines, modelFlags, config });
+    return new AcceptanceBench({ url, daemon, out, lines, config });
   }
 
   async connect(name: string): Promise<LunaClient> {
@@ -95,7 +93,7 @@ export class AcceptanceBench {
     let report: RunReport | undefined;
     const args = ["run", WORKFLOW, "--daemon-url", url, "--out", join(this.out, name), "--events"];
     const luna = startLuna(
-      [...args, ...this.#modelFlags, ...sets.flatMap((set) => ["--set", set])],
+      [...args, ...modelFlags(this.#config), ...sets.flatMap((set) => ["--set", set])],
       (line) => {
         const event = JSON.parse(line) as RunEvent;
         if (event.type === "log") logs.push(event.line);
