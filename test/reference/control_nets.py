@@ -2,9 +2,17 @@
 and the names and shapes of full-size files.
 
     COMFYUI_PATH=... python test/reference/control_nets.py    writes test/fixtures/goldens/control.safetensors
+    COMFYUI_PATH=... python test/reference/control_nets.py --full [SIZE]
+        a step of SD1.5's UNet under its ControlNet, both of full width with random weights, in PyTorch and
+        in an engine process (control-full.ts); writes 5 GB to a temporary folder and removes it
 """
 import hashlib
 import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
 
 import unet  # Sets ComfyUI up.
 import comfy.cldm.cldm
@@ -14,7 +22,7 @@ import comfy.t2i_adapter.adapter
 import comfy.utils
 import seeded
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 GOLDEN = unet.HERE.parent / "fixtures/goldens/control.safetensors"
 STEP = 9  # Every ninth value of each residual is kept.
@@ -229,7 +237,36 @@ def full_names():
     return names
 
 
+@torch.no_grad()
+def compare_full(folder, size):
+    """Strength 0.8 on the second of two rows, none on the first."""
+    nets = {"unet": unet.build(unet.FULL["sd1"], "meta"), "control": build(FULL["sd15"], "meta")}
+    for name, model in nets.items():
+        unet.write_checkpoint(model, Path(folder) / f"{name}.safetensors")
+        model.load_state_dict(load_file(Path(folder) / f"{name}.safetensors"), assign=True)
+    given = unet.inputs(unet.FULL["sd1"], {"size": [size, size], "timesteps": [500.5, 20], "time": 77})
+    hint = seeded.values("hint", [1, 3, 8 * size, 8 * size])
+    begin = time.perf_counter()
+    bare = nets["unet"](**given)
+    middle = time.perf_counter()
+    residuals = named(nets["control"](**given, hint=hint))
+    scale = torch.tensor([0, 0.8])[:, None, None, None]
+    control = unet.comfy_control({name: value * scale for name, value in residuals.items()}, len(residuals) - 1)
+    expected = nets["unet"](**given, control=control)
+    seconds = {"bare": middle - begin, "controlled": time.perf_counter() - middle}
+    nets.clear()
+    save_file({**given, "hint": hint, "bare": bare, "expected": expected}, Path(folder) / "case.safetensors")
+    command = ["npx", "tsx", str(unet.HERE / "control-full.ts"), folder]
+    line = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
+    print(f"SD1.5 at {size}x{size}, 2 rows: PyTorch {seconds}, engine {line}", flush=True)
+    return json.loads(line)["error"]
+
+
 if __name__ == "__main__":
+    if unet.ARGUMENTS[:1] == ["--full"]:
+        with tempfile.TemporaryDirectory() as temporary:
+            error = compare_full(temporary, int((unet.ARGUMENTS[1:] or ["32"])[0]))
+        sys.exit(0 if error <= unet.TOLERANCE else 1)
     tensors = {}
     run_nets(tensors)
     run_adapters(tensors)
