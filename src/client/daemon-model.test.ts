@@ -172,3 +172,19 @@ test("features are the proxy's own and go with each of its steps", async () => {
   ]);
   expect(perturbed.loras).toHaveLength(1);
 });
+
+test("control nets are named; their hint goes once, then by digest", async () => {
+  const { peer, asked } = createPeer(answerStep);
+  const model = new DaemonModel(new LunaLink(peer, () => undefined), info);
+  const hint = floatTensor([1, 3, 64, 64], new Float32Array(3 * 64 * 64).fill(0.5));
+  const union = { model: "controlnet/u", hint, strength: 0.5, type: 3, rows: [1] };
+  const controls = [{ model: "controlnet/a", hint, strength: 1 }, union];
+  for (let i = 0; i < 2; i++) await model.forward({ ...step(), controls });
+  const [first, put, second] = asked;
+  const { hint: _hint, ...spec } = union;
+  expect(first?.body).toMatchObject({ controls: [{ model: "controlnet/a", strength: 1 }, spec] });
+  expect([...(first?.tensors.keys() ?? [])]).toContain("hint.1");
+  const digest = digestTensor(fromFloat(hint));
+  expect([put?.body.op, [...(put?.tensors.keys() ?? [])]]).toEqual(["put_tensors", [digest]]);
+  expect(second?.body).toMatchObject({ refs: { "hint.0": digest, "hint.1": digest } });
+});

@@ -35,6 +35,20 @@ test("rows of a job are views of its tensors; one row of control stands for all"
   ]);
 });
 
+test("a control keeps its hint whole and has the rows of its part", () => {
+  const control = { path: "/c", slot: "hint.0", strength: 1, hintRows: [0, 1, -1, 1] };
+  const hint = counted([4, 1, 1, 1]);
+  const item = {
+    ...job.item,
+    tensors: new Map([...job.item.tensors, ["hint.0", hint]]),
+    digests: new Map([["hint.0", "sha256:cd"]]),
+    controls: [control],
+  };
+  const part = partItem({ job: { ...job, item }, range: { begin: 1, rows: 2 } });
+  expect(part.controls).toEqual([{ ...control, hintRows: [1, -1] }]);
+  expect([part.tensors.get("hint.0"), part.digests?.get("hint.0")]).toEqual([hint, "sha256:cd"]);
+});
+
 test("results of all rows are the result of the job", () => {
   const parts = [
     { begin: 0, rows: 3 },
