@@ -5,9 +5,29 @@ import type { Peer } from "./peer.ts";
 import type { ModelInfo } from "./types.ts";
 
 let uploads = 0;
+/** Daemons that may be lost one after another before an upload is given up. */
+const ATTEMPTS_MAX = 3;
 
-/** Sends tensors in frames of some size; each waits for the answer to the one before it. */
+/**
+ * Sends tensors in frames of some size; each waits for the answer to the one before it. Begins again
+ * when the daemon was started again meanwhile, where the tensors can be gone through again.
+ */
 export async function uploadModel(
+  peer: Peer,
+  tensors: Iterable<readonly [string, Tensor]>,
+): Promise<ModelInfo> {
+  for (let attempt = 1; ; attempt++) {
+    const { era } = peer;
+    try {
+      return await uploadOnce(peer, tensors);
+    } catch (error) {
+      const isOnce = Object.is(tensors[Symbol.iterator](), tensors);
+      if (peer.era === era || isOnce || attempt === ATTEMPTS_MAX) throw error;
+    }
+  }
+}
+
+async function uploadOnce(
   peer: Peer,
   tensors: Iterable<readonly [string, Tensor]>,
 ): Promise<ModelInfo> {

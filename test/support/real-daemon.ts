@@ -5,10 +5,12 @@ import { join } from "node:path";
 import { type DaemonModel, type LunaClient, openModels } from "../../src/client/index.ts";
 import { startDaemon } from "../../src/daemon.ts";
 import { createLogger, readConfig } from "../../src/kernel/index.ts";
-import { serializeSafetensors } from "../../src/tensor/index.ts";
+import { fromFloat, serializeSafetensors, type Tensor } from "../../src/tensor/index.ts";
+import { seededValues } from "./seeded.ts";
 import { tinyTensors } from "./tiny-checkpoint.ts";
 
 export const TINY = "checkpoints/tiny.safetensors";
+export const ANOTHER = "checkpoints/another.safetensors";
 type LogEntry = { event: string; [field: string]: unknown };
 
 export type RealDaemon = Readonly<{
@@ -21,6 +23,28 @@ export type RealDaemon = Readonly<{
   model: (name: string, checkpoint?: string) => Promise<DaemonModel>;
   close: () => Promise<void>;
 }>;
+
+const TARGET = "input_blocks.1.1.transformer_blocks.0.attn1.to_q";
+const factor = (name: string, shape: number[], scale: number) =>
+  fromFloat({ shape, data: seededValues(name, 32 * 2, scale) });
+
+/** The bytes of a LoRA file for the tiny checkpoints. */
+export function tinyLora(scale: number): Uint8Array {
+  const name = `lora_unet_${TARGET.replaceAll(".", "_")}`;
+  const tensors = new Map([
+    [`${name}.lora_down.weight`, factor("down", [2, 32], scale)],
+    [`${name}.lora_up.weight`, factor("up", [32, 2], scale)],
+  ]);
+  return serializeSafetensors(tensors);
+}
+
+/** As factors a client sends, different ones for each seed. */
+export function tinyFactors(seed: string): ReadonlyMap<string, Tensor> {
+  return new Map([
+    [`unet.${TARGET}.down`, factor(`down${seed}`, [2, 32], 1)],
+    [`unet.${TARGET}.up`, factor(`up${seed}`, [2, 32], 1)],
+  ]);
+}
 
 /** A models folder with two tiny checkpoints of different weights. */
 export async function tinyModels(): Promise<string> {
