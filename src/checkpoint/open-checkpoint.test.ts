@@ -7,6 +7,12 @@ import {
   tinyTextConfig,
   tinyUNetConfig,
 } from "../../test/support/tiny-checkpoint.ts";
+import {
+  ADAPTER,
+  CONTROL_NET,
+  controlTensors,
+  UNION_NET,
+} from "../../test/support/tiny-control.ts";
 import { LunaError } from "../kernel/index.ts";
 import {
   DTYPE_BYTES,
@@ -34,6 +40,22 @@ function tinyTensors(options: TinyOptions = {}): Map<string, Tensor> {
   made.set(key, tensors);
   return new Map(tensors);
 }
+
+type Entry = [name: string, shape: number[], dtype: DType];
+
+/** Headers of each family, and of control nets. */
+const SHAPES: Readonly<Record<string, readonly Entry[]>> = Object.fromEntries(
+  [
+    ...FAMILIES.map((family) => [family, tinyTensors({ family })] as const),
+    ["control", controlTensors(CONTROL_NET, { prefix: "control_model." })] as const,
+    ["union", controlTensors(UNION_NET, { isDiffusers: true })] as const,
+    ["adapter", controlTensors(ADAPTER)] as const,
+    ["their adapter", controlTensors(ADAPTER, { isDiffusers: true })] as const,
+  ].map(([kind, tensors]) => [
+    kind,
+    Array.from(tensors, ([name, { shape, dtype }]): Entry => [name, [...shape], dtype]),
+  ]),
+);
 
 type File = Readonly<{ header: SafetensorsHeader; readTensor: ReadTensor; bytes: Uint8Array }>;
 
@@ -279,7 +301,7 @@ describe("what is something else is named", () => {
 });
 
 describe("hostile headers", () => {
-  const allNames = FAMILIES.flatMap((family) => [...tinyTensors({ family })]);
+  const allNames = Object.values(SHAPES).flat();
   const shape = fc.array(fc.oneof(fc.integer({ min: 0, max: 64 }), fc.constant(2 ** 40)), {
     maxLength: 5,
   });
@@ -317,8 +339,9 @@ describe("hostile headers", () => {
       minLength: 1,
       maxLength: 4,
     });
-    const property = fc.asyncProperty(fc.constantFrom(...FAMILIES), changes, (family, list) => {
-      const entries = SHAPES[family].map((entry) => [...entry] as [string, number[], DType]);
+    const kinds = fc.constantFrom(...Object.keys(SHAPES));
+    const property = fc.asyncProperty(kinds, changes, (kind, list) => {
+      const entries = (SHAPES[kind] ?? []).map((entry) => [...entry] as Entry);
       for (const [at, axes, type] of list) {
         const index = at % entries.length;
         const [name] = entries[index] ?? [""];
@@ -330,10 +353,3 @@ describe("hostile headers", () => {
     await fc.assert(property, { numRuns: 200 });
   });
 });
-
-const SHAPES = Object.fromEntries(
-  FAMILIES.map((family) => [
-    family,
-    [...tinyTensors({ family })].map(([name, { shape, dtype }]) => [name, [...shape], dtype]),
-  ]),
-) as Record<Family, [string, number[], DType][]>;
