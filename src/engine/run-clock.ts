@@ -28,10 +28,13 @@ export class RunClock {
   }
 }
 
+/** Residuals and hints are large beside what a run without them has, and cost little. */
+const ASIDE = /^(control|hint)\./;
+
 function bytesOf(items: readonly RunItem[]): number {
   let bytes = 0;
   for (const { tensors } of items) {
-    for (const tensor of tensors.values()) bytes += tensor.bytes.byteLength;
+    for (const [name, tensor] of tensors) if (!ASIDE.test(name)) bytes += tensor.bytes.byteLength;
   }
   return bytes;
 }

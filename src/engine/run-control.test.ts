@@ -136,3 +136,31 @@ test("nothing is asked of nets that act on no row", async () => {
   const { residuals, ms } = await runner.run([itemOf([{ hintRows: [-1, -1] }], [])], batchOf([2]));
   expect([residuals.size, ms, runs.length]).toEqual([0, 0, 0]);
 });
+
+test("a net takes the latent without an inpainting net's channels, and y where it has a label", async () => {
+  const encoder = { ...CONTROL_NET.encoder, admChannels: 3 };
+  const { runner, runs } = createRunner({ ...CONTROL_NET, encoder });
+  const x = floatTensor(
+    [2, 9, 1, 1],
+    Float32Array.from({ length: 18 }, (_, i) => i),
+  );
+  const y = floatTensor([2, 3], Float32Array.of(1, 2, 3, 4, 5, 6));
+  const batch = batchOf(
+    [2],
+    [
+      ["x", x],
+      ["y", y],
+    ],
+  );
+  await runner.run([itemOf([{ hintRows: [-1, 0] }], [hint(1)])], batch);
+  const { feeds } = runs.at(-1) ?? expect.fail("no run");
+  const seen = ["x", "y"].map((name) => [...(feeds[name] as unknown as Tensor).data]);
+  expect(seen).toEqual([
+    [9, 10, 11, 12],
+    [4, 5, 6],
+  ]);
+  const without = batchOf([2]);
+  await expect(runner.run([itemOf([{}], [hint(1)])], without)).rejects.toMatchObject({
+    code: "TENSOR_MALFORMED",
+  });
+});

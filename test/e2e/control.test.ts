@@ -55,7 +55,8 @@ let daemon: RealDaemon;
 let client: LunaClient;
 let model: DaemonModel;
 beforeAll(async () => {
-  daemon = await startRealDaemon();
+  // Not measured: rows of several clients are to meet in one run.
+  daemon = await startRealDaemon({ batchRows: "16" });
   for (const folder of ["diffusion_models", "controlnet"]) await mkdir(join(daemon.folder, folder));
   const unet = serializeSafetensors(controlledUNetTensors());
   await writeFile(join(daemon.folder, "diffusion_models/wide.safetensors"), unet);
@@ -229,6 +230,8 @@ test("steps with and without control share a run, and each is as if alone", asyn
       expect(relativeError(result, alone[index] ?? result)).toBeLessThan(1e-5);
     }
   }
+  const clients = models.flatMap(({ steps }) => steps.map(({ batchClients }) => batchClients));
+  expect(Math.max(...clients)).toBeGreaterThan(1);
 });
 
 test("control nets are listed, described, counted and unloaded like other models", async () => {
