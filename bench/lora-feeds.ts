@@ -6,9 +6,10 @@
  * `npx tsx bench/lora-feeds.ts [--full] [--side N] [--ranks 4,16] [--rows 1,8] [--stacks 1,4] [--turns N]`
  * prints a table; each figure is the time of a step over that of the same batch without LoRAs.
  * LoRAs act on all linear layers of the transformers; a convolution cannot have weights for each row.
- * `--full`: SD1.5 at full width (random weights, 3.4 GB in the temporary folder) instead of the embedded model.
+ * `--full`: SD1.5 at full width instead of the embedded model, in the file of bench/engine.ts.
  */
 import assert from "node:assert/strict";
+import { existsSync } from "node:fs";
 import { link, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -173,8 +174,8 @@ const folder = await mkdtemp(join(tmpdir(), "luna-lora-feeds-"));
 try {
   let path = EMBEDDED;
   if (flags.full) {
-    path = join(folder, "sd15.safetensors");
-    await writeUnet(path, FULL_SD15);
+    path = join(tmpdir(), "luna-bench-sd15.safetensors");
+    if (!existsSync(path)) await writeUnet(path, FULL_SD15);
   }
   const { unet } = await openCheckpointFile(path);
   assert(unet, "The checkpoint has a UNet.");

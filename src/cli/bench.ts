@@ -4,6 +4,7 @@ import { BenchBed, type Figures, machine } from "./bench/bed.ts";
 import { clients } from "./bench/clients.ts";
 import { coldstart } from "./bench/coldstart.ts";
 import { fairness } from "./bench/fairness.ts";
+import { loraMany } from "./bench/lora-many.ts";
 import { loraMix, loraSwitch } from "./bench/loras.ts";
 import { overhead } from "./bench/overhead.ts";
 import { soak } from "./bench/soak.ts";
@@ -29,6 +30,7 @@ const SUITES: Readonly<Record<string, Suite>> = {
   clients: { key: "clients", run: clients },
   "lora-mix": { key: "loraMix", run: loraMix },
   "lora-switch": { key: "loraSwitch", run: loraSwitch },
+  "lora-many": { key: "loraMany", run: loraMany },
   coldstart: { key: "coldstart", run: coldstart },
   soak: { key: "soak", run: (bed, { steps }) => soak(bed, steps) },
   "torch-step": {

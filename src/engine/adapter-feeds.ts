@@ -9,7 +9,10 @@ import {
   type Adapter,
   type Applied,
   activeAdapters,
+  isMixed,
   joinFactors,
+  rowFactors,
+  rowScales,
   scaleRows,
   vectorRows,
 } from "../lora/index.ts";
@@ -48,12 +51,14 @@ export class AdapterFeeds {
    */
   feeds(net: Net, rows: readonly (readonly Applied[])[]): Feeds {
     const adapters = activeAdapters(rows);
-    const joined = this.#join(net, adapters);
+    const isOwn = isMixed(rows, this.#choices);
+    const joined = isOwn ? this.#joinRows(net, rows) : this.#join(net, adapters);
     const strengths = adapters.length === 0 ? [] : rows.map(strengthsOf);
     const scalesKey = JSON.stringify([net.isFull, rows.length, strengths]);
     let complete = joined.complete.get(scalesKey);
     if (complete === undefined) {
-      const scales = scaleRows(net.targets, adapters, { rows, choices: this.#choices });
+      const shared = scaleRows(net.targets, adapters, { rows, choices: this.#choices });
+      const scales = isOwn ? [...shared, ...rowScales(net.targets, rows)] : shared;
       const vectors = net.isFull ? vectorRows([...net.targets, ...net.norms], rows) : NO_VECTORS;
       const own = this.#toFeeds(new Map([...scales, ...vectors])).feeds;
       complete = { ...joined.feeds, ...own };
@@ -81,6 +86,24 @@ export class AdapterFeeds {
     const joined: Joined = { feeds, bytes, complete: new LRUCache({ max: SCALES_MAX }) };
     if (own === undefined) this.#joined.set(key, joined);
     else this.#single.set(own, joined);
+    return joined;
+  }
+
+  /** Linear layers have factors for each row, convolutions those of all rows. */
+  #joinRows(net: Net, rows: readonly (readonly Applied[])[]): Joined {
+    const ids = rows.map((row) => activeAdapters([row]).map(({ id }) => id));
+    const key = JSON.stringify([net.key, ids]);
+    const known = this.#joined.get(key);
+    if (known !== undefined) return known;
+    const convolutions = net.targets.filter(({ kind }) => kind !== "linear");
+    const { feeds, bytes } = this.#toFeeds(
+      new Map([
+        ...rowFactors(net.targets, rows),
+        ...joinFactors(convolutions, activeAdapters(rows), this.#choices),
+      ]),
+    );
+    const joined: Joined = { feeds, bytes, complete: new LRUCache({ max: SCALES_MAX }) };
+    this.#joined.set(key, joined);
     return joined;
   }
 

@@ -2,7 +2,9 @@
  * LoRA as inputs of the graph (docs/ARCHITECTURE.md): beside every target stands
  * y += ((x down^T) * scale) up. `down` and `up` join the rows of all adapters in the batch, and
  * `scale` holds each item's strength for each row, 0 where the item does not use it. So one run
- * serves items with different adapters, and no weight is ever written.
+ * serves items with different adapters, and no weight is ever written. A linear layer also takes
+ * factors of its own for each item, [batch, rank, channels]: where many items of a batch use different
+ * adapters, each is then multiplied by its own alone (docs/performance.md has both measured).
  *
  * A full graph has more inputs for what is no sum of low rank: y = row * (W (column * x)) + bias,
  * and the weights of norms are shifted by `gain` and `bias`. Each is one vector for each batch row;
@@ -118,7 +120,7 @@ export function adapterRankMin(_target: AdapterTarget, choices: OpChoices): 0 | 
  * (SDXL: 8.5 s of CPU time to open a session). From a factor of unknown shape on, shapes stay
  * unknown and the allocator places the results as the graph runs (2 s; a step takes 1-2 % longer).
  */
-const DOWN_SHAPE = "unknown";
+const FACTOR_SHAPE = "unknown";
 
 /** Adds the side path of a linear layer to `y`. x [batch, time, in], or [batch, in] (`hasTime` false). */
 export function adaptLinear(
@@ -129,10 +131,9 @@ export function adaptLinear(
   if (!b.hasAdapters) return y;
   b.addAdapterTarget({ name, kind: "linear", inputs, outputs, kernel: [1, 1] });
   const names = adapterInputs(name);
-  const rank = `rank.${name}`;
-  const down = b.input(names.down, DOWN_SHAPE);
-  const up = b.input(names.up, [rank, outputs]);
-  const scale = b.input(names.scale, ["batch", 1, rank]);
+  const down = b.input(names.down, FACTOR_SHAPE);
+  const up = b.input(names.up, FACTOR_SHAPE);
+  const scale = b.input(names.scale, ["batch", 1, `rank.${name}`]);
   // Without a time axis x would meet scale's axis 1 as if it were the batch.
   const rows = hasTime ? x : b.node("Unsqueeze", [x, b.integers([1])]);
   const inner = b.node("FusedMatMul", [rows, down], {
@@ -162,7 +163,7 @@ export function adaptConv(
   b.addAdapterTarget({ name, kind: "conv", inputs, outputs, kernel });
   const names = adapterInputs(name);
   const rank = `rank.${name}`;
-  const down = b.input(names.down, DOWN_SHAPE);
+  const down = b.input(names.down, FACTOR_SHAPE);
   const up = b.input(names.up, [rank, outputs]);
   const scale = b.input(names.scale, ["batch", rank, 1, 1]);
   const inner = b.node("Conv", [x, down], {

@@ -9,9 +9,12 @@ export {
 export { buffersOf } from "./layer-patch.ts";
 export {
   activeAdapters,
+  isMixed,
   joinFactors,
   needsFullGraph,
   packAdapters,
+  rowFactors,
+  rowScales,
   scaleRows,
   vectorRows,
 } from "./pack-adapters.ts";

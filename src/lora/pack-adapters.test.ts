@@ -110,13 +110,16 @@ function side(feeds: ReturnType<typeof packAdapters>, row: number, x: readonly n
   const down = feeds.get("lora.a.down");
   const up = feeds.get("lora.a.up");
   const scale = feeds.get("lora.a.scale");
-  const rank = down?.shape[0] ?? 0;
+  // Factors of its own, or those of all rows.
+  const isOwn = down?.shape.length === 3;
+  const rank = down?.shape[isOwn ? 1 : 0] ?? 0;
+  const first = isOwn ? row * rank : 0;
   const y = [0, 0, 0];
   for (let r = 0; r < rank; r++) {
     let inner = 0;
-    for (const [i, value] of x.entries()) inner += value * (down?.data[r * 2 + i] ?? 0);
+    for (const [i, value] of x.entries()) inner += value * (down?.data[(first + r) * 2 + i] ?? 0);
     inner *= scale?.data[row * rank + r] ?? 0;
-    for (let o = 0; o < 3; o++) y[o] = (y[o] ?? 0) + inner * (up?.data[r * 3 + o] ?? 0);
+    for (let o = 0; o < 3; o++) y[o] = (y[o] ?? 0) + inner * (up?.data[(first + r) * 3 + o] ?? 0);
   }
   return y;
 }

@@ -137,6 +137,90 @@ function scaleData(
   return data;
 }
 
+const ranks = new WeakMap<Adapter["factors"], number>();
+
+function largestRank(factors: Adapter["factors"]): number {
+  const known = ranks.get(factors);
+  if (known !== undefined) return known;
+  const rank = [...factors.values()].reduce((most, each) => Math.max(most, each.rank), 0);
+  ranks.set(factors, rank);
+  return rank;
+}
+
+/**
+ * True where each row should have factors of its own: joined, every row would be multiplied by the
+ * adapters of all others too. For two sets of adapters that costs about what the copies cost.
+ */
+export function isMixed(rows: readonly (readonly Applied[])[], choices: OpChoices): boolean {
+  if (choices.rankMin > 0) return false; // Not tried on the provider that needs that.
+  const total = (adapters: readonly Adapter[]) =>
+    adapters.reduce((sum, { factors }) => sum + largestRank(factors), 0);
+  const most = Math.max(...rows.map((row) => total(activeAdapters([row]))));
+  return total(activeAdapters(rows)) > 2 * most;
+}
+
+/**
+ * The factors of linear targets row by row: `down` [batch, rank, inputs] and `up` [batch, rank,
+ * outputs], rank that of the row with the most, zeros elsewhere. They depend on which adapters each row
+ * has, not on strengths. A convolution cannot have weights for each row: see `joinFactors`.
+ */
+export function rowFactors(
+  targets: readonly AdapterTarget[],
+  rows: readonly (readonly Applied[])[],
+): ReadonlyMap<string, FloatTensor> {
+  const adapters = rows.map((row) => activeAdapters([row]));
+  const feeds = new Map<string, FloatTensor>();
+  for (const target of targets) {
+    if (target.kind !== "linear") continue;
+    const own = adapters.map((list) => factorsOf(target, list));
+    const rank = mostRank(own);
+    const names = adapterInputs(target.name);
+    for (const [side, channels] of [
+      ["down", target.inputs],
+      ["up", target.outputs],
+    ] as const) {
+      const data = new Float32Array(rows.length * rank * channels);
+      for (const [row, list] of own.entries()) {
+        let at = row * rank * channels;
+        for (const factors of list) {
+          data.set(factors[side], at);
+          at += factors[side].length;
+        }
+      }
+      feeds.set(names[side], { shape: [rows.length, rank, channels], data });
+    }
+  }
+  return feeds;
+}
+
+/** `scale` [batch, 1, rank] beside `rowFactors`. */
+export function rowScales(
+  targets: readonly AdapterTarget[],
+  rows: readonly (readonly Applied[])[],
+): ReadonlyMap<string, FloatTensor> {
+  const adapters = rows.map((row) => activeAdapters([row]));
+  const strengths = rows.map(strengthsById);
+  const feeds = new Map<string, FloatTensor>();
+  for (const target of targets) {
+    if (target.kind !== "linear") continue;
+    const rank = mostRank(adapters.map((list) => factorsOf(target, list)));
+    const data = new Float32Array(rows.length * rank);
+    for (const [row, list] of adapters.entries()) {
+      let at = row * rank;
+      for (const { id, factors } of list) {
+        const end = at + (factors.get(target.name)?.rank ?? 0);
+        data.fill(strengths[row]?.get(id) ?? 0, at, end);
+        at = end;
+      }
+    }
+    feeds.set(adapterInputs(target.name).scale, { shape: [rows.length, 1, rank], data });
+  }
+  return feeds;
+}
+
+const mostRank = (rows: readonly (readonly LowRank[])[]): number =>
+  Math.max(0, ...rows.map((list) => list.reduce((sum, { rank }) => sum + rank, 0)));
+
 /** All adapter inputs of a batch, one entry of `rows` for each batch row. */
 export function packAdapters(
   targets: readonly AdapterTarget[],
@@ -144,9 +228,11 @@ export function packAdapters(
   choices: OpChoices,
 ): ReadonlyMap<string, FloatTensor> {
   const adapters = activeAdapters(rows);
+  const isOwn = isMixed(rows, choices);
   return new Map([
     ...joinFactors(targets, adapters, choices),
     ...scaleRows(targets, adapters, { rows, choices }),
+    ...(isOwn ? [...rowFactors(targets, rows), ...rowScales(targets, rows)] : []),
   ]);
 }
 
