@@ -1,7 +1,6 @@
 import { mkdir, mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
-import { setFlagsFromString } from "node:v8";
 import {
   CONCURRENCY_MAX,
   InstanceServices,
@@ -56,16 +55,7 @@ function daemonConfig(values: Values): Config {
   return readConfig({ flags: { ...flags, ...(daemon ? { "daemon-url": daemon } : {}) } });
 }
 
-/**
- * An instance waits most of its time, and there may be dozens: V8's young heap stays as it begins
- * (1 MB) instead of growing to 16. After a picture a process has 80 MB instead of 100.
- */
-function spareMemory(): void {
-  setFlagsFromString("--semi-space-growth-factor=1");
-}
-
 async function serve({ values, print, note, signal }: Invocation): Promise<number> {
-  spareMemory();
   const config = daemonConfig(values);
   const port = values["port"] === undefined ? PORT : wholeNumber(values, "port", [0, PORT_MAX]);
   const concurrency =
