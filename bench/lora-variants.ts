@@ -69,7 +69,13 @@ try {
     ...{ runtime, provider: providerNamed("cpu"), logger: SILENT_LOGGER },
     loraCacheBytesMax: 4e9,
   });
-  const rss = () => Math.round(process.memoryUsage.rss() / 1e6);
+  // Mapped weights count once for each session, but are the same memory: what is private is not.
+  const memoryNow = async () => {
+    const text = await readFile("/proc/self/smaps_rollup", "utf8").catch(() => "");
+    const mega = (name: string) =>
+      Math.round(Number(new RegExp(`${name}:\\s+(\\d+)`).exec(text)?.[1] ?? 0) / 1e3);
+    return { rssMB: mega("Rss"), privateMB: mega("Private_Dirty") };
+  };
   await engine.load(path, "unet");
   const step = async (loras: readonly LoraUse[]): Promise<number> => {
     const begin = performance.now();
@@ -77,11 +83,11 @@ try {
     return performance.now() - begin;
   };
   await step([]);
-  const memory: Record<string, number> = { loaded: rss() };
+  const memory: Record<string, object> = { loaded: await memoryNow() };
   const firstMs: Record<string, number> = {};
   const firstOf = async (name: string, loras: readonly LoraUse[]) => {
     firstMs[name] = Math.round(await step(loras));
-    memory[name] = rss();
+    memory[name] = await memoryNow();
   };
   await firstOf("lora", [use(lora)]);
   await firstOf("dora", [use(dora)]);
@@ -98,11 +104,7 @@ try {
     Object.entries(times).map(([name, list]) => [name, round(median(list) / none)]),
   );
   console.log(
-    JSON.stringify(
-      { side, rank, noneMs: Math.round(none), ratios, firstMs, rssMB: memory },
-      null,
-      2,
-    ),
+    JSON.stringify({ side, rank, noneMs: Math.round(none), ratios, firstMs, memory }, null, 2),
   );
 } finally {
   await rm(folder, { recursive: true, force: true });

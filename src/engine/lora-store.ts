@@ -8,6 +8,7 @@ import type { AdapterTarget } from "../graph/index.ts";
 import { type Logger, LunaError } from "../kernel/index.ts";
 import {
   type Applied,
+  type ApplyChange,
   factorsFromTensors,
   foldStack,
   isAdditive,
@@ -33,6 +34,8 @@ export type AdaptedNet = Readonly<{
   norms: readonly AdapterTarget[];
   /** A layer's weight as the checkpoint has it, [outputs, inputs * kernel]. */
   baseWeight: (layer: string) => Promise<Float32Array>;
+  /** A weight with a low-rank change in it. */
+  applyChange: ApplyChange;
   /** All nets of the file, to tell its own keys from unknown ones. */
   loraModel: () => LoraModel;
   /** Names the file alone. */
@@ -113,7 +116,9 @@ export class LoraStore implements KeptByDigest<Tensors> {
     if (known !== undefined) return known;
     const targets = new Map([...net.targets, ...net.norms].map((each) => [each.name, each]));
     const target = (layer: string) => targets.get(layer);
-    const { applied, dense } = await foldStack(stack, { target, weight: net.baseWeight });
+    const { applied, dense } = await foldStack(stack, {
+      ...{ target, weight: net.baseWeight, apply: net.applyChange },
+    });
     const folded: Stack =
       dense.size === 0 ? { applied } : { applied, overlay: overlayOf(key, dense, targets) };
     this.#folded.set(key, folded);

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { type ComponentName, openCheckpointFile, type WeightTable } from "../checkpoint/index.ts";
 import type { GraphOptions } from "../graph/index.ts";
 import { type Logger, LunaError } from "../kernel/index.ts";
-import { type LoraModel, needsFullGraph } from "../lora/index.ts";
+import { type ApplyChange, type LoraModel, needsFullGraph } from "../lora/index.ts";
 import { elementCount } from "../tensor/index.ts";
 import { AdapterFeeds } from "./adapter-feeds.ts";
 import { baseWeights, fileKeyOf } from "./base-weights.ts";
@@ -34,6 +34,7 @@ import { type Runtime, runtimeError, toTensor } from "./runtime.ts";
 import { overlaidWeights, SessionSet, type Variant } from "./session-set.ts";
 import { SharedTensors } from "./shared-tensors.ts";
 import { hasFeatures } from "./unet-features.ts";
+import { weightChanger } from "./weight-changer.ts";
 
 export type OnnxEngineOptions = Readonly<{
   runtime: Runtime;
@@ -67,6 +68,7 @@ export class OnnxEngine {
   readonly #loras: LoraStore;
   readonly sharedTensors = new SharedTensors();
   readonly #adapterFeeds: AdapterFeeds;
+  readonly #applyChange: ApplyChange;
   readonly #controls: ControlRunner;
   readonly #loaded = new Map<string, Loaded>();
 
@@ -77,6 +79,7 @@ export class OnnxEngine {
     this.#loraBudget = new ByteBudget(loraCacheBytesMax);
     this.#overlayBudget = new ByteBudget(() => memoryBytesMax - this.#netBytes());
     this.#loras = new LoraStore(this.#loraBudget, options.loraReader ?? readHere, logger);
+    this.#applyChange = weightChanger(runtime);
     this.#adapterFeeds = new AdapterFeeds(runtime, provider.choices, this.#loraBudget);
     this.#controls = new ControlRunner({
       ...{ runtime, compute: provider.choices.compute, bytesMax: HINT_FEATURES_BYTES_MAX },
@@ -222,6 +225,7 @@ export class OnnxEngine {
       ...names,
       ...{ component, targets: graph.adapterTargets, norms: graph.normTargets, checkpoint },
       ...{ runtime, compute: choices.compute, adapterFeeds: this.#adapterFeeds },
+      applyChange: this.#applyChange,
       baseWeight: baseWeights(path, stored, names.fileKey),
       loraModel: lazily(() => buildLoraModel(checkpoint, options)),
     };

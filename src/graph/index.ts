@@ -1,4 +1,5 @@
 export { adapterInputs, adapterRankMin, vectorInputs, vectorShape } from "./adapters.ts";
+export { buildChangedWeightGraph } from "./changed-weight.ts";
 export { buildClipGraph, type ClipGraphOptions } from "./clip.ts";
 export { buildControlHintGraph, buildControlNetGraph } from "./controlnet.ts";
 export { frequencyInputs, lowFrequencies } from "./freeu.ts";

@@ -24,7 +24,13 @@ export type StackItem = Readonly<{ id: string; strength: number; patches: Patche
 export type FoldBase = Readonly<{
   target: (layer: string) => AdapterTarget | undefined;
   weight: (layer: string) => Promise<Float32Array>;
+  /** `applyLowRank`, or what computes it faster. */
+  apply?: ApplyChange;
 }>;
+
+export type ApplyChange = (
+  ...args: Parameters<typeof applyLowRank>
+) => Float32Array | Promise<Float32Array>;
 
 export type FoldedStack = Readonly<{
   applied: readonly Applied[];
@@ -76,13 +82,13 @@ export async function foldStack(stack: readonly StackItem[], base: FoldBase): Pr
     const target = base.target(layer);
     if (target === undefined) continue;
     if (list.every(({ patch }) => patch.dense === undefined)) {
-      factors.set(layer, foldLayer(list, await base.weight(layer), target).change);
+      factors.set(layer, (await foldLayer(list, layer, { target, base })).change);
       continue;
     }
     factors.set(layer, { ...NOTHING, ...vectorsOf(list) });
     dense.set(layer, async () => {
-      const weight = await base.weight(layer);
-      return foldLayer(list, weight, target).weight ?? weight;
+      const { weight } = await foldLayer(list, layer, { target, base });
+      return weight ?? (await base.weight(layer));
     });
   }
   const id = `fold ${JSON.stringify(active.map(({ id: own, strength }) => [own, strength]))}`;
@@ -109,11 +115,13 @@ async function resolveFirst(layer: string, patch: LayerPatch, base: FoldBase): P
 }
 
 /** All patches of a layer as one of strength 1, and the new weight where one of them is dense. */
-function foldLayer(
+async function foldLayer(
   list: readonly Entry[],
-  base: Float32Array,
-  target: AdapterTarget,
-): { change: LowRank; weight?: Float32Array } {
+  layer: string,
+  { target, base }: Readonly<{ target: AdapterTarget; base: FoldBase }>,
+): Promise<{ change: LowRank; weight?: Float32Array }> {
+  const { apply = applyLowRank } = base;
+  const start = await base.weight(layer);
   let change: LowRank = NOTHING;
   let weight: Float32Array | undefined;
   for (const { patch: whole, strength } of list) {
@@ -122,10 +130,10 @@ function foldLayer(
       const row = new Float32Array(target.outputs).fill(multiply - 1);
       const next = { ...NOTHING, row };
       if (weight === undefined) change = compose(change, next, { strength: 1, target });
-      else weight = applyLowRank(weight, next, { strength: 1, target });
+      else weight = await apply(weight, next, { strength: 1, target });
     }
     if (patch.dense !== undefined) {
-      weight ??= applyLowRank(base, change, { strength: 1, target });
+      weight ??= await apply(start, change, { strength: 1, target });
       weight = applyWhole(
         weight,
         { dense: patch.dense, magnitude: patch.magnitude },
@@ -133,11 +141,12 @@ function foldLayer(
       );
       continue;
     }
-    const current = (): Float32Array =>
-      weight ?? applyLowRank(base, change, { strength: 1, target });
-    const next = isOrderDependent(patch) ? resolvePatch(patch, current(), target) : patch;
+    const current = isOrderDependent(patch)
+      ? (weight ?? (await apply(start, change, { strength: 1, target })))
+      : start;
+    const next = isOrderDependent(patch) ? resolvePatch(patch, current, target) : patch;
     if (weight === undefined) change = compose(change, next, { strength, target });
-    else weight = applyLowRank(weight, next, { strength, target });
+    else weight = await apply(weight, next, { strength, target });
   }
   if (weight === undefined) return { change: { ...change, ...vectorsOf(list) } };
   return { change: { ...NOTHING, ...vectorsOf(list) }, weight };

@@ -1,5 +1,6 @@
 export { factorsFromTensors } from "./factors-from-tensors.ts";
 export {
+  type ApplyChange,
   type FoldBase,
   foldStack,
   isAdditive,
