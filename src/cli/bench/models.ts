@@ -59,9 +59,10 @@ export async function writeUnet(path: string, config: UNetConfig): Promise<void>
     const isVector = shape.length === 1;
     const scale = isVector ? 0.05 : (data.length / (shape[0] ?? 1)) ** -0.5;
     const mean = isVector && name.endsWith(".weight") ? 1 : 0;
-    const begin = (data.length * 7919) % RANDOM_COUNT;
-    for (let i = 0; i < data.length; i++) {
-      data[i] = mean + scale * (random[(begin + i) % RANDOM_COUNT] ?? 0);
+    const block = data.subarray(0, RANDOM_COUNT);
+    for (let i = 0; i < block.length; i++) block[i] = mean + scale * (random[i] ?? 0);
+    for (let at = block.length; at < data.length; at += block.length) {
+      data.set(block.subarray(0, data.length - at), at);
     }
     await file.write(new Uint8Array(data.buffer));
   }
