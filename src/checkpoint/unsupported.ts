@@ -17,6 +17,7 @@ const FOREIGN_CONTROLS: Foreign = [
   [/^lora_controlnet$/, "a Control-LoRA"],
   [/^difference$/, "a ControlNet stored as its difference from a model"],
   [/^lllite_/, "a ControlNet-LLLite"],
+  [/^style_embedding$/, "a T2I style adapter"],
   [/^after_proj_list\./, "a ControlNet for Hunyuan-DiT"],
   [
     /^(controlnet_(blocks|single_blocks|x_embedder)|control_blocks|single_controlnet_blocks)\b/,

@@ -5,6 +5,7 @@ import {
   controlNetLayers,
   type EncoderConfig,
   type Layer,
+  layerWeights,
   type T2IAdapterConfig,
   t2iAdapterLayers,
   type UNetConfig,
@@ -20,6 +21,7 @@ import {
 } from "../../src/graph/index.ts";
 import { type FloatTensor, floatTensor, fromFloat, type Tensor } from "../../src/tensor/index.ts";
 import { openGraph, runGraph, weightFile } from "./graph-session.ts";
+import { seededWeight } from "./seeded.ts";
 import { normalGenerator, randomWeights, TINY_TEXT_WIDTH } from "./tiny-checkpoint.ts";
 
 const ENCODER: EncoderConfig = {
@@ -57,16 +59,24 @@ export const ADAPTER: T2IAdapterConfig = {
 const layersOf = (config: ControlConfig): Layer[] =>
   config.kind === "controlnet" ? controlNetLayers(config) : t2iAdapterLayers(config);
 
+/** Of the random numbers; "reference": those of test/reference/seeded.py, by name. */
+export type Seed = number | "reference";
+
 function tensorsOf(
   layers: readonly Layer[],
-  seed: number,
+  seed: Seed,
   nameOf: (layer: string) => string,
 ): Map<string, Tensor> {
-  const weights = randomWeights(layers, normalGenerator(seed));
-  return new Map(Array.from(weights, ([name, weight]) => [nameOf(name), fromFloat(weight)]));
+  const weights =
+    seed === "reference"
+      ? Array.from(layerWeights(layers), ([name, shape]) => {
+          return [name, { shape, data: seededWeight(name, shape) }] as const;
+        })
+      : [...randomWeights(layers, normalGenerator(seed))];
+  return new Map(weights.map(([name, weight]) => [nameOf(name), fromFloat(weight)]));
 }
 
-export function controlledUNetTensors(seed = 1): Map<string, Tensor> {
+export function controlledUNetTensors(seed: Seed = 1): Map<string, Tensor> {
   const prefix = "model.diffusion_model.";
   return tensorsOf(unetLayers(CONTROLLED_UNET), seed, (name) => prefix + name);
 }
@@ -74,8 +84,9 @@ export function controlledUNetTensors(seed = 1): Map<string, Tensor> {
 /** As files have them: LDM's names, below `prefix`; or diffusers'. */
 export function controlTensors(
   config: ControlConfig,
-  { seed = 2, prefix = "", isDiffusers = false } = {},
+  options: Readonly<{ seed?: Seed; prefix?: string; isDiffusers?: boolean }> = {},
 ): Map<string, Tensor> {
+  const { seed = 2, prefix = "", isDiffusers = false } = options;
   const layers = layersOf(config);
   const theirs = new Map(layers.map((layer) => [layer.name, layer.diffusers]));
   return tensorsOf(layers, seed, (name) => {
