@@ -14,7 +14,7 @@ import {
 } from "../checkpoint/index.ts";
 import { pixelUnshuffle, timestepEmbedding } from "../graph/index.ts";
 import { LunaError } from "../kernel/index.ts";
-import { digestTensor, type FloatTensor, toFloat } from "../tensor/index.ts";
+import { digestTensor, type FloatTensor, type Tensor, toFloat } from "../tensor/index.ts";
 import { concatRows, gatherRows, rowsOf, sliceRows, tensorOf } from "./batch.ts";
 import type { ControlUse, RunItem } from "./port.ts";
 import { ResidualSum } from "./residual-sum.ts";
@@ -119,25 +119,38 @@ export class ControlRunner {
     net: ControlSession,
     pairs: readonly Pair[],
   ): Promise<{ features: readonly Features[]; ms: number }> {
+    const byUse = new Map<ControlUse, Features>();
     const features: Features[] = [];
     let ms = 0;
     for (const { use, item } of pairs) {
-      const hint = tensorOf(item, use.slot);
-      const digest = item.digests?.get(use.slot) ?? digestTensor(hint);
-      const key = `${net.key}\n${digest}\n${use.type ?? ""}`;
-      let known = this.#features.get(key);
-      if (known === undefined) {
-        const { outputs, ms: own } = await runSession(
-          net.session,
-          this.#hintFeeds(net.config, toFloat(hint), use.type),
-        );
-        ms += own;
-        known = outputs;
-        this.#features.set(key, known);
+      let own = byUse.get(use);
+      if (own === undefined) {
+        const made = await this.#featuresOf(net, tensorOf(item, use.slot), {
+          digest: item.digests?.get(use.slot),
+          type: use.type,
+        });
+        own = made.features;
+        ms += made.ms;
+        byUse.set(use, own);
       }
-      features.push(known);
+      features.push(own);
     }
     return { features, ms };
+  }
+
+  /** Kept, or computed now. */
+  async #featuresOf(
+    net: ControlSession,
+    hint: Tensor,
+    { digest = digestTensor(hint), type }: { digest: string | undefined; type: number | undefined },
+  ): Promise<{ features: Features; ms: number }> {
+    const key = `${net.key}\n${digest}\n${type ?? ""}`;
+    const known = this.#features.get(key);
+    if (known !== undefined) return { features: known, ms: 0 };
+    const feeds = this.#hintFeeds(net.config, toFloat(hint), type);
+    const { outputs, ms } = await runSession(net.session, feeds);
+    this.#features.set(key, outputs);
+    return { features: outputs, ms };
   }
 
   #hintFeeds(config: ControlConfig, hint: FloatTensor, type: number | undefined): Feeds {
