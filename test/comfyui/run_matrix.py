@@ -1,5 +1,6 @@
 """Runs the matrix and keeps its numbers in report/matrix.json (results.py).
-Usage: run_matrix.py [--full] [PART OF A NAME]..."""
+Usage: run_matrix.py [--full] [--missing] [PART OF A NAME]...   (--missing: only cases without a number)
+"""
 
 import hashlib
 import json
@@ -9,7 +10,7 @@ import time
 import torch
 from cases import CASES, FULL_CASES
 from harness import Comfy, Daemon, Folder, PromptFailed, make_models, models_version
-from results import REPORT, keep, line
+from results import REPORT, keep, kept, line
 from safetensors.torch import load_file, save_file
 
 # Of the latent's largest value, after ten steps in float32.
@@ -88,6 +89,7 @@ def run(cases):
                     row = {"case": case.name, "expects": case.expects, "problem": str(error)}
                 row["seconds"] = time.monotonic() - began
                 rows.append(row)
+                keep("matrix", [row])
                 print(line(row), flush=True)
         finally:
             for each in (*plain, taken, daemon):
@@ -98,11 +100,15 @@ def run(cases):
 
 if __name__ == "__main__":
     REPORT.mkdir(exist_ok=True)
-    parts = [each for each in sys.argv[1:] if each != "--full"]
-    tier = CASES if len(parts) == len(sys.argv) - 1 else FULL_CASES
-    chosen = [each for each in tier if not parts or any(part in each.name for part in parts)]
+    parts = [each for each in sys.argv[1:] if not each.startswith("--")]
+    tier = FULL_CASES if "--full" in sys.argv else CASES
+    known = {row["case"] for row in kept("matrix")} if "--missing" in sys.argv else set()
+    chosen = [
+        each
+        for each in tier
+        if each.name not in known and (not parts or any(part in each.name for part in parts))
+    ]
     found = run(chosen)
-    keep("matrix", found)
     bad = [row for row in found if row["problem"]]
     print(f"{len(found) - len(bad)} of {len(found)} cases agree")
     sys.exit(1 if bad else 0)
