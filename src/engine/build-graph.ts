@@ -69,9 +69,14 @@ export function buildGraph(
   throw new LunaError("MODEL_UNKNOWN", `The checkpoint has no ${component}.`);
 }
 
-/** Where LoRAs may act in any net of the checkpoint. */
-export function buildLoraModel(checkpoint: Checkpoint, options: GraphOptions): LoraModel {
+/** Where LoRAs may act in any net of the checkpoint; `known` is what a graph has told already. */
+export function buildLoraModel(
+  checkpoint: Checkpoint,
+  options: GraphOptions,
+  known?: Readonly<{ component: ComponentName; targets: readonly AdapterTarget[] }>,
+): LoraModel {
   const targets = (component: ComponentName): readonly AdapterTarget[] => {
+    if (component === known?.component) return known.targets;
     const weights = weightsOf(checkpoint, component);
     const graph = buildGraph(checkpoint, component, { ...options, weights });
     return [...graph.adapterTargets, ...graph.normTargets];

@@ -227,7 +227,12 @@ export class OnnxEngine {
       ...{ runtime, compute: choices.compute, adapterFeeds: this.#adapterFeeds },
       applyChange: this.#applyChange,
       baseWeight: baseWeights(path, stored, names.fileKey),
-      loraModel: lazily(() => buildLoraModel(checkpoint, options)),
+      loraModel: lazily(() =>
+        buildLoraModel(checkpoint, options, {
+          component,
+          targets: [...graph.adapterTargets, ...graph.normTargets],
+        }),
+      ),
     };
     return { path, net, bytes: residentBytes(stored, choices), place, sessions };
   }
@@ -245,8 +250,13 @@ async function runGroups<Session>(
   }>,
 ): Promise<BatchResult> {
   const groups = new Map<string, number[]>();
-  for (const [index, { overlay }] of items.entries()) {
-    const key = overlay?.key ?? "";
+  // By adapters, so that the same ones find what is joined of them, whoever came first.
+  const order = items.map(({ applied }, index) => ({
+    index,
+    ids: applied.map(({ id }) => id).join(),
+  }));
+  for (const { index } of order.sort((a, b) => (a.ids < b.ids ? -1 : Number(a.ids > b.ids)))) {
+    const key = items[index]?.overlay?.key ?? "";
     groups.set(key, [...(groups.get(key) ?? []), index]);
   }
   const outputs: BatchResult["outputs"][number][] = [];
