@@ -3,18 +3,19 @@ import { quantile } from "../table.ts";
 import { type BenchBed, type Figures, round, type Step, timeSteps } from "./bed.ts";
 import { EMPTY_SD15, EMPTY_SDXL } from "./models.ts";
 
-const WARM_UP = 50;
-const STEPS = 400;
+const WARM_UP = 30;
+/** Steps of each payload: a step of the larger one takes some ten times as long. */
+const STEPS = { sd15: 400, sdxl: 150 } as const;
 
 /** Round trip minus the time inside the engine's session: what the daemon itself costs a step. */
 async function overheadOf(
   bed: BenchBed,
   model: DaemonModel,
-  step: Step,
+  { count, ...step }: Step & { count: number },
 ): Promise<Record<string, number>> {
   await timeSteps(model, step, { count: 0, warmUp: bed.amount(WARM_UP) });
   const before = model.steps.length;
-  await timeSteps(model, step, { count: bed.amount(STEPS) });
+  await timeSteps(model, step, { count: bed.amount(count) });
   const steps = model.steps.slice(before);
   const overheads = steps.map(({ totalMs, engineMs }) => totalMs - engineMs);
   const at = (share: number) => round(quantile(overheads, share));
@@ -35,8 +36,8 @@ export async function overhead(bed: BenchBed): Promise<Figures> {
   };
   const daemon = await bed.daemon();
   const measure = async (url: string) => ({
-    ...(await overheadOf(bed, await bed.model(url, names.sd15), { side: 64 })),
-    sdxl: await overheadOf(bed, await bed.model(url, names.sdxl), { side: 128 }),
+    ...(await overheadOf(bed, await bed.model(url, names.sd15), { side: 64, count: STEPS.sd15 })),
+    sdxl: await overheadOf(bed, await bed.model(url, names.sdxl), { side: 128, count: STEPS.sdxl }),
   });
   const ws = await measure(daemon.url);
   const unix = process.platform === "win32" ? ws : await measure(daemon.socketUrl);

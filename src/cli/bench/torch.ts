@@ -1,5 +1,6 @@
 /** The same UNet in PyTorch on the same machine: SD1.5 at full width, float32, random weights. */
 import { join } from "node:path";
+import { setTimeout as wait } from "node:timers/promises";
 import type { DaemonModel } from "../../client/index.ts";
 import { relativeError } from "../acceptance/bench.ts";
 import { processMemory } from "../process-memory.ts";
@@ -21,6 +22,8 @@ const SIDES = [
   { side: 32, turns: 7 },
   { side: 64, turns: 3 },
 ] as const;
+/** Threads of both spin a while after their work, and would take the other one's time. */
+const REST_MS = 400;
 const SWITCH_TURNS = 5;
 const RANK = 16;
 const INSTANCES = 2;
@@ -55,7 +58,9 @@ export async function torchStepSuite(bed: BenchBed, python: string): Promise<Fig
     const own = await model.forward(stepInputs(model, { side }));
     const { out = [] } = await torchStep(torch, model, side, true);
     for (let turn = 0; turn < bed.amount(turns); turn++) {
+      await wait(REST_MS);
       luna?.push(...(await timeSteps(model, { side }, { count: 1 })));
+      await wait(REST_MS);
       other?.push((await torchStep(torch, model, side)).ms ?? 0);
     }
     const [lunaMs, torchMs] = [median(luna ?? []), median(other ?? [])];
