@@ -1,6 +1,6 @@
 /**
  * One batch with every kind of adapter in it, each on a linear layer, a 3x3 convolution and both
- * places of the time embedding: each item as if alone. LUNA_PRINT=1 prints the numbers of docs/fidelity.md.
+ * places of the time embedding: each item as if alone. It prints the numbers of docs/fidelity.md.
  */
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -152,7 +152,9 @@ async function run(items: readonly RunItem[]): Promise<Float32Array[]> {
   return outputs.map(({ tensors }) => floatsOf(tensors.get("out")));
 }
 
-test("a batch of every kind of adapter on every kind of layer is each item alone", async () => {
+test("a batch of every kind of adapter on every kind of layer is each item alone", async ({
+  annotate,
+}) => {
   const cases: { kind: string; layer: string; use?: LoraUse }[] = [{ kind: "none", layer: "" }];
   for (const kind of Object.keys(KINDS)) {
     for (const [layer, name] of Object.entries(LAYERS)) {
@@ -180,12 +182,10 @@ test("a batch of every kind of adapter on every kind of layer is each item alone
       effect: Math.max(known.effect, effect),
     });
   }
-  if (process.env["LUNA_PRINT"]) {
-    const rows = Array.from(table, ([kind, { error, effect }]) =>
-      [kind, error.toExponential(1), effect.toFixed(3)].join(" | "),
-    );
-    process.stdout.write(`${rows.join("\n")}\n`);
-  }
+  const rows = Array.from(table, ([kind, { error, effect }]) =>
+    [kind, error.toExponential(1), effect.toFixed(3)].join(" | "),
+  );
+  await annotate(`\n${rows.join("\n")}`);
 });
 
 test("strengths, stacks and rows of other kinds change nothing of an item either", async () => {

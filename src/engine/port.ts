@@ -1,5 +1,7 @@
 import type { ComponentName } from "../checkpoint/index.ts";
+import type { Logger } from "../kernel/index.ts";
 import type { Tensor } from "../tensor/index.ts";
+import type { DeviceChoice } from "./providers.ts";
 
 export type { ComponentName } from "../checkpoint/index.ts";
 
@@ -121,3 +123,19 @@ export interface Engine {
   info(): Promise<EngineInfo>;
   close(): Promise<void>;
 }
+
+/** How an engine is started. */
+export type EngineOptions = Readonly<{
+  device?: DeviceChoice;
+  /** Threads inside an operator; 0 takes the physical cores. */
+  threads?: number;
+  /** Bytes of parsed LoRAs kept in the engine. */
+  loraCacheBytesMax?: number;
+  /** Of loaded nets and of the weights that LoRAs change as a whole, together; no limit if not given. */
+  memoryBytesMax?: number;
+  /** No run counts as hung before so many ms. */
+  hangMs?: number;
+  /** Which of several devices of a kind, from 0; CUDA only. */
+  deviceIndex?: number;
+  logger?: Logger;
+}>;

@@ -18,12 +18,32 @@ export class ReadyLoras {
   readonly #ready = new Map<string, Set<string>>();
   readonly #waiting = new Map<string, Waiting>();
 
-  has(file: string, model: string): boolean {
+  /** Ends when all files of a stack are read; `ask` has those read that nobody has asked for. */
+  async readAhead(
+    model: string,
+    loras: readonly LoraUse[],
+    ask: (sources: readonly FileSource[]) => Promise<unknown>,
+  ): Promise<void> {
+    const missing = loras.flatMap(({ source }) =>
+      source.type === "file" && !this.#has(fileKey(source), model) ? [source] : [],
+    );
+    if (missing.length === 0) return;
+    const waits = missing.map((source) => ({ source, ...this.#wait(fileKey(source), model) }));
+    const sources = waits.flatMap(({ source, isNew }) => (isNew ? [source] : []));
+    // Whatever is wrong with the process, the run will say.
+    const release = () => {
+      for (const source of sources) this.#release(fileKey(source), model);
+    };
+    if (sources.length > 0) await ask(sources).catch(release);
+    await Promise.all(waits.map(({ read }) => read));
+  }
+
+  #has(file: string, model: string): boolean {
     return this.#ready.get(file)?.has(model) === true;
   }
 
   /** Ends when the file is read, or refused; `isNew` tells that nobody has waited for it before. */
-  wait(file: string, model: string): { read: Promise<void>; isNew: boolean } {
+  #wait(file: string, model: string): { read: Promise<void>; isNew: boolean } {
     const key = `${file}\n${model}`;
     const known = this.#waiting.get(key);
     if (known !== undefined) return { read: known.promise, isNew: false };
@@ -42,11 +62,11 @@ export class ReadyLoras {
     } else {
       this.#waiting.get(`${file}\n${model}`)?.reject(error);
     }
-    this.release(file, model);
+    this.#release(file, model);
   }
 
   /** Whoever waits goes on without it. */
-  release(file: string, model: string): void {
+  #release(file: string, model: string): void {
     const key = `${file}\n${model}`;
     this.#waiting.get(key)?.resolve();
     this.#waiting.delete(key);

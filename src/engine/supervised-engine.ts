@@ -6,7 +6,13 @@
  */
 import { type Logger, LunaError, SILENT_LOGGER } from "../kernel/index.ts";
 import { fileKeyOf } from "./base-weights.ts";
-import { ChildExited, type EngineChild, type Reply, startEngineChild } from "./engine-child.ts";
+import {
+  ChildExited,
+  type EngineChild,
+  NO_FACTS,
+  type Reply,
+  startEngineChild,
+} from "./engine-child.ts";
 import {
   CLOSE_MS_MAX,
   HANG_MS_DEFAULT,
@@ -27,25 +33,17 @@ import {
   type Tensors,
 } from "./messages.ts";
 import { PoisonList } from "./poison-list.ts";
-import type { ComponentName, Engine, EngineInfo, LoraUse, RunItem, RunOutput } from "./port.ts";
-import { type DeviceChoice, type ProviderName, providerNamed } from "./providers.ts";
-import { fileKey } from "./ready-loras.ts";
+import type {
+  ComponentName,
+  Engine,
+  EngineInfo,
+  EngineOptions,
+  LoraUse,
+  RunItem,
+  RunOutput,
+} from "./port.ts";
+import { type ProviderName, providerNamed } from "./providers.ts";
 import { RunClock } from "./run-clock.ts";
-
-export type EngineOptions = Readonly<{
-  device?: DeviceChoice;
-  /** Threads inside an operator; 0 takes the physical cores. */
-  threads?: number;
-  /** Bytes of parsed LoRAs kept in the engine. */
-  loraCacheBytesMax?: number;
-  /** Of loaded nets and of the weights that LoRAs change as a whole, together; no limit if not given. */
-  memoryBytesMax?: number;
-  /** No run counts as hung before so many ms. */
-  hangMs?: number;
-  /** Which of several devices of a kind, from 0; CUDA only. */
-  deviceIndex?: number;
-  logger?: Logger;
-}>;
 
 /** Seams for tests: how a child is started, and the time. */
 export type SupervisorDependencies = Readonly<{
@@ -176,27 +174,11 @@ export class SupervisedEngine implements Engine {
 
   /** Without a process nothing is read ahead: the run that starts one reads what it needs. */
   async prepare(path: string, component: ComponentName, loras: readonly LoraUse[]): Promise<void> {
-    const child = this.#child;
-    if (child === undefined) return;
-    const missing = loras.flatMap(({ source }) =>
-      source.type === "file" && !child.readyLoras.has(fileKey(source), path) ? [source] : [],
+    await this.#child?.readyLoras.readAhead(path, loras, (sources) =>
+      this.#serially(() =>
+        this.#attempt(() => ({ request: { type: "prepare", path, component, sources } })),
+      ),
     );
-    if (missing.length === 0) return;
-    const waits = missing.map((source) => ({
-      source,
-      ...child.readyLoras.wait(fileKey(source), path),
-    }));
-    const sources = waits.flatMap(({ source, isNew }) => (isNew ? [source] : []));
-    if (sources.length > 0) {
-      const ask = () =>
-        this.#attempt(() => ({ request: { type: "prepare", path, component, sources } }));
-      // Whatever is wrong with the process, the run will say.
-      const release = () => {
-        for (const source of sources) child.readyLoras.release(fileKey(source), path);
-      };
-      await this.#serially(ask).catch(release);
-    }
-    await Promise.all(waits.map(({ read }) => read));
   }
 
   async info(): Promise<EngineInfo> {
@@ -206,14 +188,12 @@ export class SupervisedEngine implements Engine {
       const ask = () => this.#attempt(() => ({ request: { type: "info" } }), { limitMs });
       await this.#serially(ask).catch(() => undefined); // What is known stands, even if it is down.
     }
-    const child = this.#child;
+    const { rssBytes, loraCache, overlays } = this.#child?.facts ?? NO_FACTS;
     return {
-      pid: child?.pid ?? 0,
+      pid: this.#child?.pid ?? 0,
       device: this.#device,
       provider: providerNamed(this.#device).title,
-      rssBytes: child?.facts.rssBytes ?? 0,
-      loraCache: child?.facts.loraCache ?? { entries: 0, bytes: 0 },
-      overlays: child?.facts.overlays ?? { entries: 0, bytes: 0 },
+      ...{ rssBytes, loraCache, overlays },
       restarts: this.#restarts,
       loaded: this.#nets.list(),
     };

@@ -2,7 +2,7 @@ import * as runtime from "onnxruntime-node";
 import { expect, test } from "vitest";
 import { weightTarget } from "../../test/support/lora-models.ts";
 import { seededValues } from "../../test/support/seeded.ts";
-import { applyLowRank } from "../lora/resolve-patch.ts";
+import { applyLowRank } from "../lora/index.ts";
 import { relativeError } from "./self-test.ts";
 import { weightChanger } from "./weight-changer.ts";
 

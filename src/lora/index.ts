@@ -20,4 +20,5 @@ export {
   vectorRows,
 } from "./pack-adapters.ts";
 export { joinLoras, parseLora, parseShare, type Share } from "./parse-lora.ts";
+export { applyLowRank } from "./resolve-patch.ts";
 export type * from "./types.ts";
