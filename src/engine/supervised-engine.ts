@@ -172,7 +172,6 @@ export class SupervisedEngine implements Engine {
     });
   }
 
-  /** Without a process nothing is read ahead: the run that starts one reads what it needs. */
   async prepare(path: string, component: ComponentName, loras: readonly LoraUse[]): Promise<void> {
     await this.#child?.readyLoras.readAhead(path, loras, (sources) =>
       this.#serially(() =>
@@ -188,12 +187,11 @@ export class SupervisedEngine implements Engine {
       const ask = () => this.#attempt(() => ({ request: { type: "info" } }), { limitMs });
       await this.#serially(ask).catch(() => undefined); // What is known stands, even if it is down.
     }
-    const { rssBytes, loraCache, overlays } = this.#child?.facts ?? NO_FACTS;
     return {
       pid: this.#child?.pid ?? 0,
       device: this.#device,
       provider: providerNamed(this.#device).title,
-      ...{ rssBytes, loraCache, overlays },
+      ...(this.#child?.facts ?? NO_FACTS),
       restarts: this.#restarts,
       loaded: this.#nets.list(),
     };
