@@ -47,6 +47,26 @@ function compatTable(): string {
   return [...verdicts, "", "| nodes | | |", "|---|---|---|", ...rows].join("\n");
 }
 
+test("no page has a number or a word still to come", () => {
+  const list = spawnSync("git", ["ls-files", "docs/*.md", "README.md"], {
+    cwd: root,
+    encoding: "utf8",
+  });
+  const pages = list.stdout.split("\n").filter((path) => path !== "");
+  expect(pages).toContain("docs/comfyui.md");
+  const open = pages.filter((path) => /PLACEHOLDER|TODO|TBD|FIXME/.test(read(path)));
+  expect(open).toEqual([]);
+});
+
+test("the matrix on docs/comfyui.md has numbers within the limit", () => {
+  const [, section = ""] =
+    /<!-- matrix -->\n([^]*)\n<!-- \/matrix -->/.exec(read("docs/comfyui.md")) ?? [];
+  const rows = section.split("\n").slice(2);
+  expect(rows.length).toBeGreaterThan(85);
+  const form = /^\| .* \| (daemon|local|ignored) \| \d\.\de-0[5-9] \| \d* \|$/;
+  expect(rows.filter((row) => !form.test(row))).toEqual([]);
+});
+
 test("the table of docs/comfyui.md is compat.json", () => {
   const path = join(root, "docs/comfyui.md");
   const [begin, end] = ["<!-- compat.json -->", "<!-- /compat.json -->"];

@@ -8,6 +8,7 @@ import re
 from harness import HERE, ROOT
 
 REPORT = HERE / "report"
+FULL = "At full width (`LUNA_TEST_FULL=1`, which writes 6 GB of models):\n\n"
 PAGE = ROOT / "docs" / "comfyui.md"
 
 
@@ -35,13 +36,17 @@ def line(row):
 
 
 def matrix_table(names):
-    rows = {row["case"]: row for row in kept("matrix")}
+    rows = {row["case"]: row for row in kept("matrix") if row["case"] in names}
+    if not rows:
+        return ""
     head = "| case | computed | largest difference / scale | of a pixel |\n|---|---|---|---|\n"
     return head + "\n".join(line(rows[name]) for name in names if name in rows)
 
 
 def life_table():
-    head = "| case | result |\n|---|---|\n"
+    if not kept("life"):
+        return ""
+    head = "What happens to a ComfyUI process in its life:\n\n| case | result |\n|---|---|\n"
     return head + "\n".join(f"| {row['case']} | {row['result']} |" for row in kept("life"))
 
 
@@ -67,9 +72,12 @@ def figures_table():
     def gigabytes(key):
         return lambda side: f"{side[key] / 1e9:.2f} GB"
 
-    def seconds(run, key="first_step_s"):
-        return lambda side: f"{side[run][key]:.1f} s" if run in side else ""
+    def seconds(run):
+        return lambda side: f"{side[run]['first_step_s']:.1f} s" if run in side else ""
 
+    if not found:
+        return ""
+    head = "Memory and time of one workflow, SD1.5 at full width in float32, random weights:\n\n"
     lines = [
         "| | ComfyUI on the daemon | ComfyUI alone |",
         "|---|---|---|",
@@ -79,16 +87,15 @@ def figures_table():
         pair("the highest meanwhile", gigabytes("rss_highest")),
         pair("from queueing to the end of the first step, nothing loaded anywhere", seconds("cold")),
         pair("the same in a new process with a warm daemon", seconds("warm_daemon_new_process")),
-        pair("the same when the model has run before", seconds("warm")),
+        pair("the same when the model has run before: nearly the step alone", seconds("warm")),
         pair("the same when a LoRA was put on", seconds("lora")),
         pair("the same when its strength was changed", seconds("lora_strength")),
-        pair("of these times, the step itself", seconds("warm", "step_s")),
         *(
             f"| a step beside the engine's time, seen from Python, {way} | {text} | |"
             for way, text in found.get("overhead", {}).items()
         ),
     ]
-    return "\n".join(each for each in lines if each)
+    return head + "\n".join(each for each in lines if each)
 
 
 def write_page():
@@ -97,7 +104,7 @@ def write_page():
     text = PAGE.read_text(encoding="utf-8")
     for name, table in {
         "matrix": matrix_table([each.name for each in CASES]),
-        "full": matrix_table([each.name for each in FULL_CASES]),
+        "full": FULL + table if (table := matrix_table([each.name for each in FULL_CASES])) else "",
         "life": life_table(),
         "figures": figures_table(),
     }.items():

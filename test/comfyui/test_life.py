@@ -10,7 +10,7 @@ if not os.environ.get("COMFYUI_PATH"):
 
 import torch  # noqa: E402
 from graph import Graph  # noqa: E402
-from harness import Comfy, Daemon, Folder, PromptFailed, make_models  # noqa: E402
+from harness import COMFYUI, Comfy, Daemon, Folder, PromptFailed, make_models  # noqa: E402
 from results import keep  # noqa: E402
 
 # Of the latent's largest value.
@@ -101,7 +101,8 @@ class Life(unittest.TestCase):
             PromptFailed, "SelfAttentionGuidance.*use force_local for this"
         ) as caught:
             self.comfy.run(picture("force_daemon", node=guided))
-        self.tell("force_daemon with a node the daemon cannot do", f"“{str(caught.exception).strip()}”")
+        text = str(caught.exception).strip().replace(COMFYUI + os.sep, "")
+        self.tell("force_daemon with a node the daemon cannot do", f"“{text}”")
 
     def test_pollution(self):
         first = self.latent(self.comfy, picture("force_daemon", seed=11))
