@@ -5,7 +5,7 @@ import { EMPTY_SD15, EMPTY_SDXL } from "./models.ts";
 
 const WARM_UP = 30;
 /** Steps of each payload: a step of the larger one takes some ten times as long. */
-const STEPS = { sd15: 400, sdxl: 150 } as const;
+const STEPS = { sd15: 400, sdxl: 100 } as const;
 
 /** Round trip minus the time inside the engine's session: what the daemon itself costs a step. */
 async function overheadOf(
