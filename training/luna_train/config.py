@@ -41,6 +41,8 @@ UNET_RATE = 2.5e-3
 LORA_STEPS = 300
 LORA_BATCH = 32
 LORA_RATE = 3e-3
+# Of that rate, for the text encoder's layers: at the full rate every caption came to mean the same.
+LORA_TEXT_SHARE = 0.03
 
 DECODER_STEPS = 300
 DECODER_BATCH = 8

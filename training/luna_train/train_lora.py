@@ -6,7 +6,7 @@ import time
 import torch
 
 from .captions import Captions
-from .config import LORA_BATCH, LORA_RATE, LORA_STEPS, SEED, WORK
+from .config import LORA_BATCH, LORA_RATE, LORA_STEPS, LORA_TEXT_SHARE, SEED, WORK
 from .data import load_entries
 from .files import append_log, save_atomically
 from .lora import RECIPES, Recipe, attach
@@ -35,6 +35,11 @@ def load_adapters(adapters: dict, state: dict):
             adapters[key].up.weight.copy_(up)
 
 
+def weights_of(adapters: dict, net: str) -> list:
+    chosen = [adapted for (own, _), adapted in adapters.items() if own == net]
+    return [weight for adapted in chosen for weight in (adapted.down.weight, adapted.up.weight)]
+
+
 def train_lora(recipe: Recipe):
     if final_file(recipe.style).exists():
         print(f"lora {recipe.style}: present")
@@ -44,8 +49,12 @@ def train_lora(recipe: Recipe):
     nets = load_nets(captions)
     torch.manual_seed(SEED)
     adapters = attach(nets, recipe)
-    weights = [weight for adapted in adapters.values() for weight in (adapted.down.weight, adapted.up.weight)]
-    optimizer = torch.optim.AdamW(weights, LORA_RATE, betas=(0.9, 0.99), weight_decay=0.0)
+    groups = [
+        {"params": weights_of(adapters, "unet"), "share": 1.0},
+        {"params": weights_of(adapters, "text"), "share": LORA_TEXT_SHARE},
+    ]
+    weights = [weight for group in groups for weight in group["params"]]
+    optimizer = torch.optim.AdamW(groups, LORA_RATE, betas=(0.9, 0.99), weight_decay=0.0)
     step, elapsed, loss_mean = 0, 0.0, None
     partial = partial_file(recipe.style)
     if partial.exists():
@@ -60,7 +69,7 @@ def train_lora(recipe: Recipe):
         torch.manual_seed(SEED + step)
         rate = LORA_RATE * min(1, (step + 1) / 20) * (0.5 + 0.5 * math.cos(math.pi * step / LORA_STEPS)) + 1e-5
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
         numbers = picture_order(step, len(latents), LORA_BATCH // 2)
         loss = set_gradients(weights, part_loss(nets), draw_parts(captions, latents, numbers, step, 2))
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
