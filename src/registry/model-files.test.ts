@@ -62,6 +62,15 @@ test("what would fit two files fits none, unless one of them exactly", () => {
   expect(matchName(["x/a.safetensors", "y/a.safetensors"], "a")).toBeUndefined();
 });
 
+test("a file found by its path is found by its name at once", async () => {
+  const known = files();
+  await put("models/loras/a.safetensors");
+  expect((await known.find("loras", "a"))?.name).toBe("a.safetensors");
+  await put("models/loras/b.safetensors");
+  await known.findPath(join(root, "models/loras/b.safetensors"));
+  expect((await known.find("loras", "b"))?.name).toBe("b.safetensors");
+});
+
 test("new files are seen after a moment, removed ones at once", async () => {
   const known = files();
   await put("models/loras/a.safetensors");

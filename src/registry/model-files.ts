@@ -156,6 +156,8 @@ export class ModelFiles {
         const real = await realpath(folder).catch(() => folder);
         const name = nameBelow(folder, wanted) ?? nameBelow(real, wanted);
         if (name?.toLowerCase().endsWith(EXTENSION)) {
+          // Uploaded since the listing: the name must be found at once.
+          if (this.#listings.get(kind)?.byName.has(name) === false) this.#listings.delete(kind);
           return { id: `${kind}/${name}`, kind, name, path: wanted };
         }
       }

@@ -29,7 +29,7 @@ if (isAbsent) {
   );
 }
 const names = isAbsent
-  ? []
+  ? ["no templates"]
   : readdirSync(folder)
       .filter((name) => name.endsWith(".json"))
       .sort();
