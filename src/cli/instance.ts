@@ -74,9 +74,10 @@ async function serve({ values, print, note, signal }: Invocation): Promise<numbe
   const folders = { input: folder("input"), output: folder("output"), temp };
   try {
     for (const path of Object.values(folders)) await mkdir(path, { recursive: true });
+    const files = new ModelFiles(modelFoldersOf(config), () => performance.now());
     const services = new InstanceServices({
       clients,
-      files: new ModelFiles(modelFoldersOf(config), () => performance.now()),
+      files,
       folders,
       tokenizer: packagedTokenizer(),
       address: daemonUrl(config),
@@ -92,6 +93,7 @@ async function serve({ values, print, note, signal }: Invocation): Promise<numbe
         ...own.map((definition) => [definition.name, definition] as const),
       ]),
       services,
+      files,
       folders,
       userFolder: folder("user"),
       ...(root === undefined ? {} : { frontEndRoot: resolve(String(root)) }),

@@ -11,6 +11,7 @@ import type { InstanceFolders } from "./folders.ts";
 import { fileRoutes } from "./http/file-routes.ts";
 import { type InfoRoutesOptions, infoRoutes } from "./http/info-routes.ts";
 import { jobRoutes } from "./http/job-routes.ts";
+import { type ModelRoutesOptions, modelRoutes } from "./http/model-routes.ts";
 import { promptRoutes } from "./http/prompt-routes.ts";
 import { Router } from "./http/router.ts";
 import { staticFile } from "./http/static-files.ts";
@@ -24,6 +25,7 @@ import { SocketHub } from "./socket-hub.ts";
 export type InstanceOptions = Readonly<{
   definitions: Definitions;
   services: NodeServices;
+  files: ModelRoutesOptions["files"];
   folders: InstanceFolders;
   /** Settings and saved workflows of the web front end. */
   userFolder: string;
@@ -71,6 +73,7 @@ export async function startInstance(options: InstanceOptions): Promise<Instance>
       ...jobRoutes(queue),
       ...fileRoutes(folders),
       ...infoRoutes(options),
+      ...modelRoutes(options),
       ...userRoutes(options.userFolder),
     },
     (path, request) => staticFile(frontEndRoot, path, request),

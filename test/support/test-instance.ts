@@ -146,9 +146,10 @@ export async function startTestInstance(options: TestInstanceOptions = {}): Prom
     graceMs: 100,
     say: log,
   });
+  const files = new ModelFiles(modelFolders([join(root, "models")]), () => performance.now());
   const services = new InstanceServices({
     clients,
-    files: new ModelFiles(modelFolders([join(root, "models")]), () => performance.now()),
+    files,
     folders,
     tokenizer: createClipTokenizer(() =>
       gunzipSync(
@@ -163,6 +164,7 @@ export async function startTestInstance(options: TestInstanceOptions = {}): Prom
   const instance = await startInstance({
     definitions,
     services,
+    files,
     folders,
     userFolder: join(root, "user"),
     host: "127.0.0.1",

@@ -1,11 +1,12 @@
 /** What an instance has and can: nodes, models, the machine. */
 import { cpus, freemem, totalmem } from "node:os";
 import type { LunaClient } from "../../client/index.ts";
-import type { FileKind, NodeServices } from "../../nodes/index.ts";
+import type { NodeServices } from "../../nodes/index.ts";
 import type { Definitions } from "../../workflow/index.ts";
 import { describeNodes } from "../object-info.ts";
 import { FEATURES } from "../socket-hub.ts";
-import { jsonReply, type Reply, type Routes } from "./router.ts";
+import { KINDS } from "./model-routes.ts";
+import { jsonReply, type Routes } from "./router.ts";
 
 export type InfoRoutesOptions = Readonly<{
   definitions: Definitions;
@@ -17,17 +18,6 @@ export type InfoRoutesOptions = Readonly<{
 
 /** The version of ComfyUI whose API this is; clients compare it. */
 const COMFYUI_VERSION = "0.18.1";
-const KINDS: readonly FileKind[] = [
-  "checkpoints",
-  "controlnet",
-  "diffusion_models",
-  "embeddings",
-  "loras",
-  "text_encoders",
-  "vae",
-  "vae_approx",
-];
-
 export function infoRoutes(options: InfoRoutesOptions): Routes {
   const { definitions, services } = options;
   return {
@@ -39,18 +29,6 @@ export function infoRoutes(options: InfoRoutesOptions): Routes {
     },
     "GET /features": () => jsonReply(FEATURES),
     "GET /system_stats": async () => jsonReply(await systemStats(options)),
-    "GET /embeddings": async () => {
-      const names = await services.listFiles("embeddings");
-      return jsonReply(names.map((name) => name.replace(/\.[^./]+$/, "")));
-    },
-    "GET /models": () => jsonReply(KINDS),
-    "GET /models/:folder": async ({ params }) => {
-      const kind = kindOf(params["folder"]);
-      return kind === undefined ? { status: 404 } : jsonReply(await services.listFiles(kind));
-    },
-    "GET /experiment/models": () => jsonReply(KINDS.map((name) => ({ name, folders: [] }))),
-    "GET /experiment/models/:folder": ({ params }) => modelFiles(params["folder"], services),
-    "GET /view_metadata/:folder": () => ({ status: 404 }),
     "GET /extensions": () => jsonReply([]),
     "GET /i18n": () => jsonReply({}),
     "GET /workflow_templates": () => jsonReply({}),
@@ -61,19 +39,6 @@ export function infoRoutes(options: InfoRoutesOptions): Routes {
     "GET /internal/logs/raw": () => jsonReply({ entries: [], size: { cols: 80, rows: 24 } }),
     "PATCH /internal/logs/subscribe": () => ({}),
   };
-}
-
-function kindOf(folder: string | undefined): FileKind | undefined {
-  return KINDS.find((kind) => kind === folder);
-}
-
-async function modelFiles(folder: string | undefined, services: NodeServices): Promise<Reply> {
-  const kind = kindOf(folder);
-  if (kind === undefined) return { status: 404 };
-  const names = await services.listFiles(kind);
-  // The files may be the daemon's, on another machine: their dates are not known here.
-  const facts = { pathIndex: 0, modified: 0, created: 0, size: 0 };
-  return jsonReply(names.map((name) => ({ name, ...facts })));
 }
 
 async function systemStats({ version, clients }: InfoRoutesOptions): Promise<unknown> {

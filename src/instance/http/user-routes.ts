@@ -6,7 +6,7 @@ import { type Json, type JsonObject, parseJson, toPythonJson } from "../../workf
 import { pathBelow } from "../folders.ts";
 import { USER_FILES_MAX } from "../limits.ts";
 import { readJson, readObject } from "./parse-body.ts";
-import { jsonReply, type Reply, type Request, type Routes } from "./router.ts";
+import { decodePart, jsonReply, type Reply, type Request, type Routes } from "./router.ts";
 import { sendFile } from "./send-file.ts";
 
 const SETTINGS_FILE = "comfy.settings.json";
@@ -48,6 +48,7 @@ export function userRoutes(folder: string): Routes {
     "GET /user.css": async (request) =>
       (await sendFile(join(folder, "user.css"), request)) ?? { status: 404 },
     "GET /userdata": (request) => listUserData(folder, request.query),
+    "GET /v2/userdata": ({ query }) => listFolder(folder, query.get("path") ?? ""),
     "GET /userdata/:file": async (request) =>
       (await sendFile(pathBelow(folder, request.params["file"] ?? ""), request)) ?? { status: 404 },
     "POST /userdata/:file": (request) => writeUserData(folder, request),
@@ -114,10 +115,49 @@ async function listUserData(folder: string, query: URLSearchParams): Promise<Rep
   return jsonReply(isSplit ? files.map((name) => [name, ...name.split("/")]) : files);
 }
 
-/** `path` is relative to the listed folder. */
+/** `path` is relative to the listed folder, times are seconds since 1970. */
 async function fileFacts(root: string, name: string) {
   const { size, mtimeMs, birthtimeMs } = await stat(join(root, name));
-  return { path: name, size, modified: Math.trunc(mtimeMs), created: Math.trunc(birthtimeMs) };
+  return { path: name, size, modified: mtimeMs / 1000, created: birthtimeMs / 1000 };
+}
+
+/** Clients may encode the path once more than the address needs. Throws REQUEST_INVALID. */
+function folderBelow(folder: string, asked: string): string {
+  try {
+    return pathBelow(folder, /%[0-9a-f]{2}/i.test(asked) ? decodePart(asked) : asked);
+  } catch (cause) {
+    throw new LunaError("REQUEST_INVALID", LunaError.from(cause).message, { cause });
+  }
+}
+
+type Listed = Readonly<{ name: string; path: string; type: "directory" | "file" }> &
+  Readonly<{ size?: number; modified?: number }>;
+
+/** Everything below a folder, folders first, then by name; `path` is relative to the user's own folder. */
+async function listFolder(folder: string, asked: string): Promise<Reply> {
+  const root = folderBelow(folder, asked);
+  const found = await stat(root).catch(() => undefined);
+  if (found === undefined) return { status: 404 };
+  if (!found.isDirectory()) {
+    throw new LunaError("REQUEST_INVALID", `"${asked}" is a file: name a folder.`);
+  }
+  const entries = await readdir(root, { recursive: true, withFileTypes: true });
+  if (entries.length > USER_FILES_MAX) {
+    throw new LunaError("LIMIT_EXCEEDED", `"${asked}" holds over ${USER_FILES_MAX} files.`);
+  }
+  const listed = await Promise.all(
+    entries.map(async ({ name, parentPath }): Promise<Listed> => {
+      const full = join(parentPath, name);
+      const path = relative(folder, full).replaceAll(sep, "/");
+      // A link to nowhere is listed by its name alone.
+      const facts = await stat(full).catch(() => undefined);
+      if (facts?.isDirectory()) return { name, path, type: "directory" };
+      const known = facts && { size: facts.size, modified: facts.mtimeMs / 1000 };
+      return { name, path, type: "file", ...known };
+    }),
+  );
+  const key = ({ type, name, path }: Listed) => [type, name.toLowerCase(), path].join("\0");
+  return jsonReply(listed.sort((a, b) => (key(a) < key(b) ? -1 : 1)));
 }
 
 async function written(folder: string, path: string, query: URLSearchParams): Promise<Reply> {
