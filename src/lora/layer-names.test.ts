@@ -8,6 +8,8 @@ import { createLayerResolver } from "./layer-names.ts";
 type Golden = Readonly<{
   text: Record<string, [number, number]>;
   keys: Record<string, readonly [key: string, net: string, layer: string, isMatrix: boolean][]>;
+  /** All names of some layers, in the order in which ComfyUI reads them. */
+  spellings: Record<string, readonly string[]>;
 }>;
 
 function readGolden<T>(name: string): T {
@@ -39,6 +41,16 @@ test.each(["sd15", "sd21", "sdxl", "refiner"])(
     expect(wrong).toEqual([]);
   },
 );
+
+test.each(["sd15", "sd21", "sdxl", "refiner"])("%s: spellings are in ComfyUI's order", (name) => {
+  const { golden, resolve } = openModel(name);
+  for (const names of Object.values(golden.spellings)) {
+    const orders = names.map((each) => resolve(each).order ?? -1);
+    expect(orders[0]).toBeGreaterThanOrEqual(0);
+    expect(orders).toEqual([...new Set(orders)].sort((a, b) => a - b));
+  }
+  expect(Object.keys(golden.spellings).length).toBeGreaterThan(8);
+});
 
 const QUERY = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q";
 const CANONICAL_QUERY = "input_blocks.4.1.transformer_blocks.0.attn1.to_q";

@@ -12,7 +12,7 @@ import type { UNetConfig } from "../checkpoint/index.ts";
 import type { AdapterTarget } from "../graph/index.ts";
 import { LunaError } from "../kernel/index.ts";
 import { fromFloat, parseSafetensors, type Tensor, toFloat } from "../tensor/index.ts";
-import { parseLora } from "./parse-lora.ts";
+import { joinLoras, parseLora, parseShare } from "./parse-lora.ts";
 import type { LoraModel } from "./types.ts";
 
 const goldenUrl = (name: string): URL =>
@@ -210,15 +210,55 @@ test.each([
   );
 });
 
-test("two spellings of one layer are refused", () => {
-  const other = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q";
-  const file = loraFile({
-    [`${QUERY}.lora_up.weight`]: [128, 4],
-    [`${QUERY}.lora_down.weight`]: [4, 128],
-    [`${other}.lora_B.weight`]: [128, 4],
-    [`${other}.lora_A.weight`]: [4, 128],
+test("of two names of one layer ComfyUI's later one counts, wherever it stands in the file", () => {
+  const processor = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.processor.to_q";
+  // From the first that ComfyUI reads to the last; it does not know the first of all.
+  const names = [
+    processor.replace(".processor", ""),
+    `lora_unet_${QUERY_NAME.replaceAll(".", "_")}`,
+    `diffusion_model.${QUERY_NAME}`,
+    QUERY,
+    processor,
+  ];
+  const lora = (name: string, rank: number) => ({
+    [`${name}.lora_up.weight`]: [128, rank],
+    [`${name}.lora_down.weight`]: [rank, 128],
   });
-  expect(() => parseLora(file, TINY)).toThrow(expect.objectContaining({ code: "LORA_MALFORMED" }));
+  for (const [at, later] of names.entries()) {
+    for (const earlier of names.slice(0, at)) {
+      const [one, other] = [lora(earlier, 3), lora(later, 4)];
+      for (const file of [
+        { ...one, ...other },
+        { ...other, ...one },
+      ]) {
+        const parsed = parseLora(loraFile(file), TINY);
+        expect([...parsed.unet].map(([name, { rank }]) => [name, rank])).toEqual([[QUERY_NAME, 4]]);
+        expect(parsed.unmatchedKeys).toEqual([]);
+        const shares = [0, 1].map((index) => parseShare(loraFile(file), TINY, { index, count: 2 }));
+        expect(joinLoras(shares).unet.get(QUERY_NAME)?.rank).toBe(4);
+      }
+    }
+  }
+});
+
+test("of two names of one layer the weight may come from one and the bias from the other", () => {
+  const canonical = "input_blocks.3.0.in_layers.2";
+  const earlier = `diffusion_model.${canonical}`;
+  const later = "lora_unet_down_blocks_1_resnets_0_conv1";
+  const model = loraModel(configs.unet["tiny-sd1"]?.config);
+  const outputs = model.unet?.targets.find(({ name }) => name === canonical)?.outputs ?? 0;
+  const inputs = model.unet?.targets.find(({ name }) => name === canonical)?.inputs ?? 0;
+  const patch = parseLora(
+    loraFile({
+      [`${later}.diff_b`]: [outputs],
+      [`${later}.alpha`]: scalar(1),
+      [`${earlier}.lora_up.weight`]: [outputs, 4, 1, 1],
+      [`${earlier}.lora_down.weight`]: [4, inputs, 3, 3],
+      [`${earlier}.diff_b`]: [outputs],
+    }),
+    model,
+  ).unet.get(canonical);
+  expect([patch?.rank, patch?.bias?.length]).toEqual([4, outputs]);
 });
 
 test("a rank beyond the limit is refused before its factors are made", () => {

@@ -1,8 +1,8 @@
 import type { TextEncoderKind } from "../checkpoint/index.ts";
 import { LunaError } from "../kernel/index.ts";
 import type { Safetensors } from "../tensor/index.ts";
-import { type AdapterGroup, groupAdapterKeys } from "./adapter-keys.ts";
-import { createLayerResolver, type NetName } from "./layer-names.ts";
+import { type AdapterGroup, groupAdapterKeys, type PartName } from "./adapter-keys.ts";
+import { createLayerResolver, type NetName, type ResolvedLayer } from "./layer-names.ts";
 import { bytesOfPatch, layerPatch } from "./layer-patch.ts";
 import { ADAPTER_BYTES_MAX } from "./limits.ts";
 import type { AdapterKind } from "./low-rank.ts";
@@ -32,14 +32,15 @@ export function parseShare(
 ): ParsedLora & Readonly<{ isForOthersToo: boolean }> {
   const resolve = createLayerResolver(model);
   const { groups: all, otherKeys } = groupAdapterKeys(file);
-  const groups = all.filter((_, at) => at % count === index);
+  const groups = mergeSpellings(all.map((group) => ({ group, ...resolve(group.layer) }))).filter(
+    (_, at) => at % count === index,
+  );
   const nets = new Map<NetName, Map<string, LayerPatch>>();
   const unmatchedKeys = index === 0 ? [...otherKeys] : [];
   const kinds = new Set<AdapterKind>();
   let bytes = 0;
   let isForOthersToo = false;
-  for (const group of groups) {
-    const { net, target, isElsewhere } = resolve(group.layer);
+  for (const { group, net, target, isElsewhere } of groups) {
     if (isElsewhere) {
       isForOthersToo = true;
       continue;
@@ -52,7 +53,6 @@ export function parseShare(
     }
     const layers = nets.get(net) ?? new Map<string, LayerPatch>();
     nets.set(net, layers);
-    if (layers.has(target.name)) throw twice(target.name);
     layers.set(target.name, found.patch);
     kinds.add(found.kind);
     bytes += bytesOfPatch(found.patch);
@@ -63,6 +63,47 @@ export function parseShare(
   for (const [net, layers] of nets) if (net !== "unet") text.set(net, layers);
   const format = [...kinds].sort().join("+");
   return { format, unet, text, unmatchedKeys, bytes, isForOthersToo };
+}
+
+type NamedGroup = ResolvedLayer & Readonly<{ group: AdapterGroup }>;
+
+/**
+ * Where a file names one layer in several ways, ComfyUI takes the weight from the name that stands last
+ * in its key map, and the bias from the last that has one; so do groups here. Of names that only this
+ * project reads, the file's last counts.
+ */
+function mergeSpellings(groups: readonly NamedGroup[]): NamedGroup[] {
+  const byLayer = new Map<string, NamedGroup[]>();
+  for (const [at, each] of groups.entries()) {
+    const key = each.target ? `${each.net} ${each.target.name}` : `unknown ${at}`;
+    byLayer.set(key, [...(byLayer.get(key) ?? []), each]);
+  }
+  return [...byLayer.values()].flatMap((same) => {
+    const sorted = same.toSorted((a, b) => (a.order ?? 0) - (b.order ?? 0));
+    const last = sorted.at(-1);
+    if (last === undefined || sorted.length === 1) return sorted;
+    return { ...last, group: mergedGroup(sorted.map(({ group }) => group)) };
+  });
+}
+
+const isBias = (name: PartName): boolean => name === "diff_b" || name === "b_norm";
+
+function mergedGroup(groups: readonly AdapterGroup[]): AdapterGroup {
+  const own = (group: AdapterGroup, isWanted: (name: PartName) => boolean) =>
+    [...group.parts].filter(([name]) => isWanted(name));
+  const isWeight = (name: PartName) => !isBias(name) && name !== "alpha" && name !== "dora_scale";
+  const weight = groups.findLast((group) => own(group, isWeight).length > 0) ?? groups.at(-1);
+  const bias = groups.findLast((group) => own(group, isBias).length > 0);
+  const refused = groups.find((group) => group.refused !== undefined)?.refused;
+  return {
+    layer: weight?.layer ?? "",
+    parts: new Map([
+      ...(weight ? own(weight, (name) => !isBias(name)) : []),
+      ...(bias ? own(bias, isBias) : []),
+    ]),
+    ...(refused && { refused }),
+    keys: groups.flatMap(({ keys }) => keys),
+  };
 }
 
 /** All shares of one file together. Throws what `parseLora` throws. */
@@ -90,12 +131,7 @@ export function joinLoras(shares: readonly ReturnType<typeof parseShare>[]): Par
 function joinLayers(
   parts: readonly ReadonlyMap<string, LayerPatch>[],
 ): ReadonlyMap<string, LayerPatch> {
-  const layers = new Map<string, LayerPatch>();
-  for (const [name, patch] of parts.flatMap((part) => [...part])) {
-    if (layers.has(name)) throw twice(name);
-    layers.set(name, patch);
-  }
-  return layers;
+  return new Map(parts.flatMap((part) => [...part]));
 }
 
 function unsupported({ key, format }: NonNullable<AdapterGroup["refused"]>): LunaError {
@@ -104,10 +140,6 @@ function unsupported({ key, format }: NonNullable<AdapterGroup["refused"]>): Lun
     `LoRA key "${key}" is ${format}, which ComfyUI does not read either: merge the file into the ` +
       "checkpoint, or convert it to a plain LoRA.",
   );
-}
-
-function twice(layer: string): LunaError {
-  return new LunaError("LORA_MALFORMED", `The LoRA names layer "${layer}" by two keys.`);
 }
 
 function tooLarge({ keys }: AdapterGroup): LunaError {

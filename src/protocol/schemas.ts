@@ -178,10 +178,11 @@ export const statusSchema = z.object({
     total: z.number(),
     rows: z.record(z.string(), z.number()),
     clients: z.record(z.string(), z.number()),
-    /** Rows a run of each shape has, and the rates that decided it. */
+    /** Rows a run has, by shape and rows of a request, and the rates that decided it. */
     caps: z.array(
       z.object({
         key: z.string(),
+        requestRows: z.number(),
         rows: z.number(),
         rowsPerSecond: z.record(z.string(), z.number()),
       }),

@@ -1,33 +1,41 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import { BatchCaps } from "./batch-caps.ts";
+import { BatchCaps, type Kind } from "./batch-caps.ts";
 
 type Device = Readonly<{
   msOf: (rows: number) => number;
   /** Rows that wait whenever all have been served. */
   waiting: number;
   rowsMax: number;
+  kind?: Kind;
   /** What the machine makes of a run, 1 for nothing. */
   noise?: (nowMs: number) => number;
 }>;
 
+/** Requests of one row each. */
+const ONE = { key: "shape", own: 1 };
+
 /** Serves rows in rounds; `spentMs` is what the same runs take on a quiet machine. */
-function serve({ msOf, waiting, rowsMax, noise = () => 1 }: Device) {
+function serve({ msOf, waiting, rowsMax, noise = () => 1, kind = ONE }: Device) {
   const caps = new BatchCaps();
   const sizes: number[] = [];
   let [nowMs, spentMs, rows] = [0, 0, 0];
   for (let left = waiting; rows < rowsMax; left = left || waiting) {
-    const own = Math.min(left, caps.rowsFor("shape"));
+    const own = Math.min(left, wholeRows(caps, kind));
     const ms = msOf(own) * noise(nowMs);
     left -= own;
     rows += own;
     nowMs += ms;
     spentMs += msOf(own);
     sizes.push(own);
-    caps.record("shape", own, ms);
+    caps.record(kind, own, ms);
   }
   return { caps, sizes, cap: caps.status()[0]?.rows ?? 0, toAlone: spentMs / (rows * msOf(1)) };
 }
+
+/** As many whole requests as a run may have. */
+const wholeRows = (caps: BatchCaps, kind: Kind): number =>
+  caps.rowsFor(kind) - (caps.rowsFor(kind) % kind.own);
 
 /** mulberry32. */
 function randomOf(seed: number): () => number {
@@ -116,8 +124,8 @@ test("a machine that changes its mind is followed", () => {
   const caps = new BatchCaps();
   const serveAs = (msOf: (rows: number) => number) => {
     for (let rows = 0; rows < 60_000; ) {
-      const own = Math.min(16, caps.rowsFor("shape"));
-      caps.record("shape", own, msOf(own));
+      const own = Math.min(16, caps.rowsFor(ONE));
+      caps.record(ONE, own, msOf(own));
       rows += own;
     }
     return caps.status()[0]?.rows;
@@ -151,25 +159,53 @@ test("whatever a device's curve, the usual run costs no more than rows alone or 
 
 test("what does not fit into memory is not tried again", () => {
   const { caps } = serve({ msOf: () => 10, waiting: 64, rowsMax: 1000 });
+  caps.limit("shape", 8);
+  expect(caps.rowsFor(ONE)).toBe(8);
+  // A request of more rows is held to it too.
+  expect([caps.rowsMost("shape"), caps.rowsFor({ key: "shape", own: 12 })]).toEqual([8, 8]);
   caps.limit("shape", 16);
-  expect(caps.rowsFor("shape")).toBe(8);
-  caps.limit("shape", 1);
-  expect(caps.rowsFor("shape")).toBe(1);
+  expect(caps.rowsMost("shape")).toBe(8);
+  caps.limit("shape", 0);
+  expect(caps.rowsFor(ONE)).toBe(1);
+});
+
+test("a run never has fewer rows than a request, and is compared with requests alone", () => {
+  const anyKind = fc.integer({ min: 1, max: 8 }).map((own) => ({ key: "shape", own }));
+  const property = fc.property(anyKind, fc.constantFrom(gains, loses, ties), (kind, msOf) => {
+    const waiting = 4 * kind.own;
+    const { caps, sizes, cap } = serve({ msOf, waiting, rowsMax: 600 * kind.own, kind });
+    expect(sizes.every((rows) => rows >= kind.own && rows % kind.own === 0)).toBe(true);
+    expect(caps.rowsFor(kind)).toBeGreaterThanOrEqual(kind.own);
+    // Whatever is slower, no trial keeps requests from sharing runs where that gains.
+    if (msOf === gains) {
+      const shared = sizes.filter((rows) => rows > kind.own).length / sizes.length;
+      expect(cap <= kind.own || shared > 0.5).toBe(true);
+    }
+  });
+  fc.assert(property, { seed: SEED });
+});
+
+test("two rows a request: a loss of 10 % ends at requests alone, a gain at full runs", () => {
+  const kind = { key: "shape", own: 2 };
+  const lossOver2 = (rows: number) => (rows <= 2 ? 10 * rows : 11 * rows);
+  const options = { waiting: 16, rowsMax: 8000, kind };
+  expect(serve({ ...options, msOf: lossOver2, noise: jitter(3) }).cap).toBe(2);
+  expect(serve({ ...options, msOf: gains, noise: jitter(3) }).cap).toBeGreaterThanOrEqual(16);
 });
 
 test("fixed rows are not measured", () => {
   const caps = new BatchCaps(4);
-  caps.record("shape", 1, 100);
-  expect(caps.rowsFor("shape")).toBe(4);
-  expect(caps.status()).toMatchObject([{ rows: 4, rowsPerSecond: {} }]);
+  caps.record(ONE, 1, 100);
+  expect(caps.rowsFor(ONE)).toBe(4);
+  expect(caps.status()).toMatchObject([{ requestRows: 1, rows: 4, rowsPerSecond: {} }]);
 });
 
 test("what a run will take is known from what rows took alone, on the safe side", () => {
   const { caps } = serve({ msOf: gains, waiting: 16, rowsMax: 4000 });
   for (const rows of [1, 16]) {
-    const ms = caps.expectedMs("shape", rows) ?? 0;
+    const ms = caps.expectedMs(ONE, rows) ?? 0;
     expect(ms / gains(rows)).toBeGreaterThan(0.95);
     expect(ms / gains(rows)).toBeLessThan(1.1);
   }
-  expect(caps.expectedMs("other", 1)).toBeUndefined();
+  expect(caps.expectedMs({ key: "other", own: 1 }, 1)).toBeUndefined();
 });

@@ -1,7 +1,7 @@
 /**
- * How many rows a run of one shape may have, measured while it serves. Rows are counted in levels,
- * powers of two. A shape starts at a high level and stays where rows together cost no more than the
- * same rows one at a time, nor more than in runs of half the size; where they do cost more, it goes
+ * How many rows a run of one kind of request may have, measured while it serves. Rows are counted in
+ * levels, powers of two. A kind starts at a high level and stays where requests together cost no
+ * more than each alone, nor more than in runs of half the size; where they do cost more, it goes
  * down a level. Now and then a run is followed by smaller ones for comparison (a trial), rarely
  * where the answer is clear; the next level up is tried again the same way. What trials can lose is
  * bounded: the larger the loss, the rarer they are.
@@ -17,6 +17,9 @@ import {
   TRIAL_SHARE,
 } from "./limits.ts";
 import { PairedCost } from "./paired-cost.ts";
+
+/** Requests that are alike: their shape, and the rows that each brings, two with CFG. */
+export type Kind = Readonly<{ key: string; own: number }>;
 
 /** A larger run, and smaller ones right after it. */
 type Trial = {
@@ -37,21 +40,23 @@ type Comparison = Readonly<{ reference: number; cost: PairedCost }> & {
 };
 
 type Shape = {
+  readonly kind: Kind;
+  /** Of a request alone: no run is smaller. */
+  readonly least: number;
   level: number;
   readonly comparisons: Map<number, readonly Comparison[]>;
   /** Levels that runs have had. */
   readonly seen: Set<number>;
-  /** Mean milliseconds of a row alone, judged by all runs. */
+  /** Mean milliseconds of a row of a request alone, judged by all runs. */
   rowMs: number | undefined;
   trial: Trial | undefined;
   /** The next run may be of the level above. */
   isReaching: boolean;
-  /** No run larger than this: one ran out of memory. */
-  rowsMax: number;
 };
 
 export type CapStatus = Readonly<{
   key: string;
+  requestRows: number;
   /** Rows of a run. */
   rows: number;
   /** Measured, by the level of a run's rows. */
@@ -65,6 +70,8 @@ const ALPHA = 0.2;
 
 export class BatchCaps {
   readonly #shapes = new Map<string, Shape>();
+  /** No run of these shapes is larger: one ran out of memory. */
+  readonly #limits = new Map<string, number>();
   readonly #fixed: number | undefined;
 
   /** With `fixedRows` nothing is measured: runs have at most that many rows. */
@@ -72,18 +79,25 @@ export class BatchCaps {
     this.#fixed = fixedRows;
   }
 
-  /** Rows the next run of this shape may have. */
-  rowsFor(key: string): number {
-    const shape = this.#shape(key);
-    const { level, trial, isReaching, rowsMax } = shape;
+  /** Rows that no run of this shape exceeds, a single request's neither. */
+  rowsMost(key: string): number {
+    return Math.min(
+      this.#fixed ?? Number.POSITIVE_INFINITY,
+      this.#limits.get(key) ?? Number.POSITIVE_INFINITY,
+    );
+  }
+
+  /** Rows the next run of this kind may have: a request's own at least, if they fit at all. */
+  rowsFor(kind: Kind): number {
+    const { level, trial, isReaching } = this.#shape(kind);
     const rows = this.#fixed ?? trial?.reference ?? (isReaching ? level * 2 : level);
-    return Math.max(1, Math.min(rows, rowsMax));
+    return Math.min(Math.max(kind.own, rows), this.rowsMost(kind.key));
   }
 
   /** What a run has taken. */
-  record(key: string, rows: number, ms: number): void {
+  record(kind: Kind, rows: number, ms: number): void {
     if (this.#fixed !== undefined || rows < 1) return;
-    const shape = this.#shape(key);
+    const shape = this.#shape(kind);
     const level = levelOf(rows);
     if (!shape.seen.has(level)) {
       // The first run of a size makes buffers that later ones find made.
@@ -97,64 +111,76 @@ export class BatchCaps {
     else if (ms > 0) considerTrial(shape, { rows, ms });
   }
 
-  /** A run of `rows` did not fit into memory. */
+  /** More than `rows` do not fit into memory. */
   limit(key: string, rows: number): void {
-    const shape = this.#shape(key);
-    shape.rowsMax = Math.max(1, Math.min(shape.rowsMax, Math.floor(rows / 2)));
+    const most = Math.max(1, Math.min(this.rowsMost(key), rows));
+    this.#limits.delete(key);
+    this.#limits.set(key, most);
+    forgetOldest(this.#limits);
   }
 
   /**
    * Expected milliseconds of a run, on the safe side; undefined before anything was measured. A
    * level not yet known counts as a fifth faster than the one below, so that it is worth a try.
    */
-  expectedMs(key: string, rows: number): number | undefined {
-    const shape = this.#shapes.get(key);
+  expectedMs(kind: Kind, rows: number): number | undefined {
+    const shape = this.#shapes.get(nameOf(kind));
     if (shape?.rowMs === undefined) return undefined;
     for (let level = levelOf(rows), hope = 1; ; level /= 2, hope = 0.8) {
-      const cost = level === 1 ? 1 : relativeCost(shape, level, 1);
+      const cost = level <= shape.least ? 1 : relativeCost(shape, level, 1);
       if (cost !== undefined) return hope * cost * shape.rowMs * rows;
     }
   }
 
   status(): CapStatus[] {
-    return Array.from(this.#shapes, ([key, shape]) => {
+    return Array.from(this.#shapes.values(), (shape) => {
       const levels = [...shape.seen].sort((a, b) => a - b);
       const rates = levels.map((level) => {
         const ms = (shape.rowMs ?? 1) * (relativeCost(shape, level) ?? 1);
         return [level, 1000 / ms] as const;
       });
-      const rows = Math.min(this.#fixed ?? shape.level, shape.rowsMax);
-      return { key, rows, rowsPerSecond: Object.fromEntries(rates) };
+      const { key, own } = shape.kind;
+      const rows = Math.min(this.#fixed ?? shape.level, this.rowsMost(key));
+      return { key, requestRows: own, rows, rowsPerSecond: Object.fromEntries(rates) };
     });
   }
 
-  #shape(key: string): Shape {
-    const known = this.#shapes.get(key);
+  #shape(kind: Kind): Shape {
+    const name = nameOf(kind);
+    const known = this.#shapes.get(name);
     // Taken out and put in again: the map keeps the order of use.
-    if (known !== undefined) this.#shapes.delete(key);
+    if (known !== undefined) this.#shapes.delete(name);
+    const least = levelOf(kind.own);
     const shape = known ?? {
-      ...{ level: CAP_LEVEL_START, comparisons: new Map(), seen: new Set<number>() },
+      ...{ kind: { key: kind.key, own: kind.own }, least, level: Math.max(CAP_LEVEL_START, least) },
+      ...{ comparisons: new Map(), seen: new Set<number>() },
       ...{ rowMs: undefined, trial: undefined, isReaching: false },
-      rowsMax: Number.POSITIVE_INFINITY,
     };
-    this.#shapes.set(key, shape);
-    const [oldest] = this.#shapes.keys();
-    if (this.#shapes.size > CAP_KEYS_MAX && oldest !== undefined) this.#shapes.delete(oldest);
+    this.#shapes.set(name, shape);
+    forgetOldest(this.#shapes);
     return shape;
   }
 }
 
-/** A row's cost in runs of `level` over that of a row alone, so many errors on the safe side. */
+const nameOf = ({ key, own }: Kind): string => `${own} ${key}`;
+
+function forgetOldest(map: Map<string, unknown>): void {
+  const [oldest] = map.keys();
+  if (map.size > CAP_KEYS_MAX && oldest !== undefined) map.delete(oldest);
+}
+
+/** A row's cost in runs of `level` over that in a request alone, so many errors on the safe side. */
 function relativeCost(shape: Shape, level: number, errors = 0): number | undefined {
-  const cost = shape.comparisons.get(level)?.find(({ reference }) => reference === 1)?.cost;
+  const { comparisons, least } = shape;
+  const cost = comparisons.get(level)?.find(({ reference }) => reference === least)?.cost;
   return cost?.isKnown ? cost.ratio(errors) : undefined;
 }
 
-/** A level is compared with rows alone, and with half its size. */
+/** A level is compared with requests alone, and with half its size. */
 function comparisonsOf(shape: Shape, level: number): readonly Comparison[] {
   const known = shape.comparisons.get(level);
   if (known !== undefined) return known;
-  const references = level <= 2 ? [1] : [1, level / 2];
+  const references = [...new Set([shape.least, level / 2])];
   const fresh = references.map((reference) => {
     return { reference, cost: new PairedCost(), rowsSince: 0 };
   });
@@ -169,7 +195,7 @@ function considerTrial(shape: Shape, { rows, ms }: Run): void {
   const level = levelOf(rows);
   const isHigher = shape.isReaching && level > shape.level;
   shape.isReaching = false;
-  const comparisons = level > 1 ? comparisonsOf(shape, level) : [];
+  const comparisons = level > shape.least ? comparisonsOf(shape, level) : [];
   for (const each of comparisons) each.rowsSince += rows;
   const next = isHigher ? leastSure(comparisons) : comparisons.find((each) => isDue(each, rows));
   if (next !== undefined) {
@@ -179,7 +205,7 @@ function considerTrial(shape: Shape, { rows, ms }: Run): void {
     return;
   }
   // Only a full run tells that more rows may wait.
-  if (level !== shape.level || rows < shape.level) return;
+  if (level !== shape.level || rows + shape.kind.own <= shape.level) return;
   const above = comparisonsOf(shape, level * 2);
   for (const each of above) each.rowsSince += rows;
   const loss = Math.max(0, ...above.map(({ cost }) => cost.mean));

@@ -1,59 +1,17 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import { LunaError } from "../kernel/index.ts";
+import {
+  code,
+  createQueue,
+  flush,
+  ids,
+  job,
+  ONE,
+  rowsOf,
+  type TestJob,
+} from "../../test/support/test-queue.ts";
 import { BatchCaps } from "./batch-caps.ts";
-import { BatchQueue, type BatchQueueOptions, type Part } from "./batch-queue.ts";
-import type { Job } from "./job.ts";
-
-type TestJob = Job & { id: number; isBad?: boolean };
-const job = (id: number, extra: Partial<TestJob> = {}): TestJob => ({
-  id,
-  ...{ batchKey: "a", rows: 1, rowsMax: 8, rowCost: 1, isSplittable: true },
-  client: `client-${id % 3}`,
-  ...extra,
-});
-
-type Run = Readonly<{ parts: readonly Part<TestJob>[]; finish: (error?: LunaError) => void }>;
-/** Each row of a job gives "<id>.<row>". */
-const rowsOf = ({ job: { id }, range }: Part<TestJob>): string[] =>
-  Array.from({ length: range.rows }, (_, at) => `${id}.${range.begin + at}`);
-
-/** An engine that runs a batch only when told to, and timers that ring only when told to. */
-function createQueue(options: Partial<BatchQueueOptions<TestJob, string[]>> = {}) {
-  const runs: Run[] = [];
-  const timers: { call: () => void; ms: number }[] = [];
-  const queue = new BatchQueue<TestJob, string[]>({
-    execute: (parts) =>
-      new Promise((resolve, reject) => {
-        const finish = (error?: LunaError) => {
-          const bad = parts.find((part) => part.job.isBad);
-          if (error) reject(error);
-          else if (bad) reject(new LunaError("LORA_MALFORMED", `job ${bad.job.id} is bad`));
-          else resolve(parts.map(rowsOf));
-        };
-        runs.push({ parts, finish });
-      }),
-    join: (results) => results.flat(),
-    now: () => 0,
-    defer: queueMicrotask,
-    later: (call, ms) => {
-      const timer = { call, ms };
-      timers.push(timer);
-      return () => void timers.splice(timers.indexOf(timer), 1);
-    },
-    caps: new BatchCaps(8),
-    ...options,
-  });
-  return { queue, runs, timers };
-}
-
-const flush = () => new Promise<void>((resolve) => setImmediate(resolve));
-const code = (promise: Promise<unknown>) =>
-  promise.then(
-    () => "done",
-    (error) => (error instanceof LunaError ? error.code : String(error)),
-  );
-const ids = (run: Run | undefined) => run?.parts.map((part) => part.job.id);
+import { BatchQueue } from "./batch-queue.ts";
 
 test("what waits while a batch runs becomes one batch", async () => {
   const { queue, runs } = createQueue();
@@ -134,26 +92,6 @@ test("one bad job in a batch fails alone", async () => {
   expect(runs.map(({ parts }) => parts.length)).toEqual([3, 1, 1, 1]);
 });
 
-test("a run that does not fit into memory is halved until it does; one row that does not is an error", async () => {
-  const { queue, runs } = createQueue();
-  const tooLarge = new LunaError("MEMORY_EXCEEDED", "bad_alloc");
-  const answer = queue.submit(job(1, { rows: 8 }));
-  const rowsMax = 2;
-  const sizes: number[] = [];
-  for (let at = 0; at < 6; at++) {
-    await flush();
-    const rows = runs[at]?.parts[0]?.range.rows ?? 0;
-    sizes.push(rows);
-    runs[at]?.finish(rows > rowsMax ? tooLarge : undefined);
-  }
-  expect(sizes).toEqual([8, 4, 2, 2, 2, 2]);
-  expect((await answer).result).toEqual(Array.from({ length: 8 }, (_, row) => `1.${row}`));
-  const failed = code(queue.submit(job(2)));
-  await flush();
-  runs[6]?.finish(tooLarge);
-  expect(await failed).toBe("MEMORY_EXCEEDED");
-});
-
 test("a large client does not stall a small one by more than one run", async () => {
   const { queue, runs } = createQueue({ caps: new BatchCaps(1) });
   const large = Array.from({ length: 3 }, (_, id) =>
@@ -231,8 +169,8 @@ test("an idle engine does not wait where rows gain nothing", async () => {
   let nowMs = 0;
   const caps = new BatchCaps();
   for (let n = 0; n < 500; n++) {
-    const rows = Math.min(4, caps.rowsFor("a"));
-    caps.record("a", rows, 10 * rows);
+    const rows = Math.min(4, caps.rowsFor(ONE));
+    caps.record(ONE, rows, 10 * rows);
   }
   const { queue, runs, timers } = createQueue({ now: () => nowMs, caps });
   for (let step = 0; step < 30; step++) {
@@ -309,7 +247,7 @@ test("clients in lockstep end up in one batch, not in two that take turns", asyn
   let nowMs = 0;
   const caps = new BatchCaps();
   // Ten ms however many rows: known before.
-  for (let n = 0; n < 500; n++) caps.record("a", Math.min(4, caps.rowsFor("a")), 10);
+  for (let n = 0; n < 500; n++) caps.record(ONE, Math.min(4, caps.rowsFor(ONE)), 10);
   const { queue, runs, timers } = createQueue({ now: () => nowMs, caps });
   const waiting = new Set<string>();
   const step = (client: string) => {

@@ -171,8 +171,10 @@ export class BatchQueue<J extends Job, R> {
     const ordered = this.#waiting.toSorted(
       (a, b) => turn(a) - turn(b) || a.rank - b.rank || a.arrivedAtMs - b.arrivedAtMs,
     );
-    const rowsFor = (head: J) => this.#caps.rowsFor(this.#capKey([head], lane));
-    return planBatch<J, Entry<J, R>>(ordered, rowsFor);
+    return planBatch<J, Entry<J, R>>(ordered, {
+      rowsMost: (job) => this.#caps.rowsMost(this.#capKey([job], lane)),
+      rowsFor: (head, own) => this.#caps.rowsFor({ key: this.#capKey([head], lane), own }),
+    });
   }
 
   /** Pauses an idle engine for clients that are about to come, where a larger run pays for it. */
@@ -183,14 +185,14 @@ export class BatchQueue<J extends Job, R> {
     const nowMs = this.#options.now();
     const sinceMs = this.#pause?.sinceMs ?? nowMs;
     const { job } = head.entry;
-    const key = this.#capKey([job], lane);
+    const kind = { key: this.#capKey([job], lane), own: head.range.rows };
     const plan = planWait({
       nowMs,
       endMs: sinceMs + WAIT_MS_MAX,
       rows: rowsOf(slices),
-      cap: Math.min(job.rowsMax, this.#caps.rowsFor(key)),
+      cap: Math.min(job.rowsMax, this.#caps.rowsFor(kind)),
       due: this.#cadences.due(job.batchKey, nowMs),
-      expectedMs: (rows) => this.#caps.expectedMs(key, rows),
+      expectedMs: (rows) => this.#caps.expectedMs(kind, rows),
     });
     if (plan === undefined) return false;
     this.#pause?.cancel();
@@ -215,7 +217,12 @@ export class BatchQueue<J extends Job, R> {
     const rows = rowsOf(slices);
     const isTooLarge = LunaError.isCode(error, "MEMORY_EXCEEDED") && rows > 1;
     const jobs = slices.map(({ entry }) => entry.job);
-    if (isTooLarge) this.#caps.limit(this.#capKey(jobs, lane), rows);
+    if (isTooLarge) {
+      // The first one's too, by whose key the next run is planned.
+      for (const kept of [jobs, jobs.slice(0, 1)]) {
+        this.#caps.limit(this.#capKey(kept, lane), lessThan(slices));
+      }
+    }
     if (isTooLarge && slices.every(({ entry }) => entry.job.isSplittable)) {
       for (const { entry, range } of slices) this.#giveBack(entry, range);
       return;
@@ -267,7 +274,8 @@ export class BatchQueue<J extends Job, R> {
   #measure({ lane, slices }: Run<J, R>, beginMs: number): void {
     const ms = this.#options.now() - beginMs;
     const jobs = slices.map(({ entry }) => entry.job);
-    this.#caps.record(this.#capKey(jobs, lane), rowsOf(slices), ms);
+    const own = slices[0]?.range.rows ?? 1;
+    this.#caps.record({ key: this.#capKey(jobs, lane), own }, rowsOf(slices), ms);
     this.#jobMs = this.#jobMs * 0.9 + (ms / slices.length) * 0.1;
   }
 
@@ -283,6 +291,12 @@ export class BatchQueue<J extends Job, R> {
 
 const rowsOf = (slices: readonly Slice<unknown>[]): number =>
   slices.reduce((sum, { range }) => sum + range.rows, 0);
+
+/** Half the rows of a run that did not fit, but not less than one of its jobs: it may fit alone. */
+function lessThan(slices: readonly Slice<unknown>[]): number {
+  const half = Math.floor(rowsOf(slices) / 2);
+  return slices.length === 1 ? half : Math.max(half, ...slices.map(({ range }) => range.rows));
+}
 
 function afterMs(call: () => void, ms: number): () => void {
   const timer = setTimeout(call, ms);

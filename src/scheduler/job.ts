@@ -20,7 +20,7 @@ export type Job = Readonly<{
   client: string;
   /** Work of one row, in latent cells. */
   rowCost: number;
-  /** Its rows may go through the engine in several runs. */
+  /** More rows than fit into a run may go through the engine in several. */
   isSplittable?: boolean;
   /**
    * Tokens of its context. Jobs of different lengths share a run when the engine repeats each to the

@@ -11,34 +11,42 @@ export type Waiting<J extends Job> = Readonly<{ job: J; ranges: readonly Range[]
 /** Rows of one job in a run. */
 export type Slice<E> = Readonly<{ entry: E; range: Range }>;
 
+export type RowLimits<J extends Job> = Readonly<{
+  /** Rows that fit into a run of such jobs at all. */
+  rowsMost: (job: J) => number;
+  /** Rows that a run which begins with this job, and so many rows of it, gains from. */
+  rowsFor: (head: J, rows: number) => number;
+}>;
+
 /**
- * The next run, for entries in the order of their turn; empty for an empty queue. The first entry
- * always runs, cut to `rowsFor` it where it may be cut. Others of its key join whole, or with what
- * fits of a job that is too large for any run.
+ * The next run, for entries in the order of their turn; empty for an empty queue. The rows of a job
+ * run together, whatever a run gains from: which rows share a run changes the last bits. Only a job
+ * that fits into no run is cut, always at the same rows. The first entry always runs; others of its
+ * key join where they fit.
  */
 export function planBatch<J extends Job, E extends Waiting<J>>(
   ordered: readonly E[],
-  rowsFor: (head: J) => number,
+  { rowsMost, rowsFor }: RowLimits<J>,
 ): Slice<E>[] {
+  const most = (job: J) => Math.max(1, Math.min(job.rowsMax, rowsMost(job)));
+  const next = ({ job, ranges: [range] }: E) =>
+    range && job.isSplittable ? cut(range, most(job)) : range;
   const [head] = ordered;
-  const [first] = head?.ranges ?? [];
+  const first = head && next(head);
   if (head === undefined || first === undefined) return [];
-  const cap = Math.max(1, Math.min(head.job.rowsMax, rowsFor(head.job)));
-  const slices = [{ entry: head, range: head.job.isSplittable ? cut(first, cap) : first }];
-  let room = cap - (slices[0]?.range.rows ?? 0);
+  const slices = [{ entry: head, range: first }];
+  let room = Math.min(most(head.job), rowsFor(head.job, first.rows)) - first.rows;
   let tokens = head.job.tokens ?? 1;
   for (const entry of ordered.slice(1)) {
     if (room <= 0) break;
-    const { job, ranges } = entry;
-    const [range] = ranges;
-    const isLarge = job.isSplittable === true && job.rows > cap;
-    if (job.batchKey !== head.job.batchKey || range === undefined) continue;
-    if (range.rows > room && !isLarge) continue;
+    const { job } = entry;
+    const range = next(entry);
+    if (job.batchKey !== head.job.batchKey || range === undefined || range.rows > room) continue;
     const joined = commonTokens(tokens, job.tokens ?? 1);
     if (joined === undefined) continue;
     tokens = joined;
-    slices.push({ entry, range: cut(range, room) });
-    room -= Math.min(range.rows, room);
+    slices.push({ entry, range });
+    room -= range.rows;
   }
   return slices;
 }

@@ -155,16 +155,15 @@ export class NetRunner {
     }
   }
 
-  /** A single row that does not fit beside idle models is run again without them. */
+  /** A request that does not fit beside idle models is run again without them. */
   async #runEngine({ path, component }: NetJob, parts: readonly Part<NetJob>[], lane: number) {
     const { engine, registry } = this.#options;
     const items = parts.map(partItem);
-    const rows = parts.reduce((sum, { range }) => sum + range.rows, 0);
     for (;;) {
       try {
         return await engine.run(path, component, items, { lane });
       } catch (error) {
-        if (rows > 1 || !LunaError.isCode(error, "MEMORY_EXCEEDED")) throw error;
+        if (parts.length > 1 || !LunaError.isCode(error, "MEMORY_EXCEEDED")) throw error;
         if (!(await registry.evictIdle())) throw error;
       }
     }

@@ -86,6 +86,15 @@ def names(name, config):
         sample = rng.sample(rare, min(len(rare), count // 2))
         golden["keys"][prefix] = sample + rng.sample(keys, min(len(keys), count - len(sample)))
         print(name, repr(prefix), len(keys), len(golden["keys"][prefix]))
+    # All names of some weights, in the order in which load_lora reads them: the last one counts.
+    spelled = {}
+    for key, weight in key_map.items():
+        if weight in shapes and len(shapes[weight]) > 1 and not key.startswith("lora_prior_te_"):
+            spelled.setdefault(weight, []).append(key)
+    wanted = ["transformer_blocks.0.attn1.to_q", "transformer_blocks.0.attn2.to_out.0", "transformer_blocks.0.ff.net.0.proj", "proj_in",
+              "time_embed.0", "label_emb.0.0", "in_layers.2", "skip_connection", "layers.0.mlp.fc1", "layers.7.self_attn.q_proj"]
+    golden["spellings"] = {
+        weight: spelled[weight] for part in wanted for weight in [w for w in spelled if w.endswith(f"{part}.weight")][:2]}
     text = json.dumps(golden)
     (OUT / f"names-{name}.json").write_text(text.replace(", [", ",\n[") + "\n")
 
