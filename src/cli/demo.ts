@@ -60,7 +60,7 @@ async function runInstance(
   const args = [
     "run",
     workflow,
-    "--daemon-url",
+    "--daemon",
     options.url,
     "--out",
     join(options.out, name),

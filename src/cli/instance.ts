@@ -50,9 +50,8 @@ function previewMethodOf(values: Values): PreviewMethod {
 }
 
 /** --port is the instance's here; where the daemon is comes from --daemon, LUNA_* or luna.toml. */
-function daemonConfig(values: Values): Config {
-  const { port: _port, daemon, ...flags } = values;
-  return readConfig({ flags: { ...flags, ...(daemon ? { "daemon-url": daemon } : {}) } });
+function daemonConfig({ port: _port, ...flags }: Values): Config {
+  return readConfig({ flags });
 }
 
 async function serve({ values, print, note, signal }: Invocation): Promise<number> {
@@ -122,6 +121,7 @@ export const instance: Command = {
   summary: "Answers ComfyUI's API: runs prompts on the daemon's models until Ctrl-C.",
   usage: "[--port 8188] [--daemon URL] [--front-end-root DIR] [--input DIR] [--output DIR]",
   settings: [
+    "daemonUrl",
     "token",
     "tokenFile",
     "models",
@@ -134,11 +134,6 @@ export const instance: Command = {
   ],
   options: {
     port: { type: "string", value: "PORT", doc: `Port of ComfyUI's API (default ${PORT}).` },
-    daemon: {
-      type: "string",
-      value: "URL",
-      doc: "The daemon's address (default ws://127.0.0.1:19283).",
-    },
     concurrency: {
       type: "string",
       value: "N",

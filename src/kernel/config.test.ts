@@ -8,6 +8,7 @@ import {
   parseFlags,
   readConfig,
   SETTINGS,
+  type SettingName,
   settingOptions,
   variableName,
 } from "./config.ts";
@@ -35,7 +36,9 @@ test("flags win over variables, variables over the file, the file over defaults"
 test("names of flags and variables follow from the setting's", () => {
   expect(flagName("loraCacheMiB")).toBe("lora-cache-mib");
   expect(variableName("loraCacheMiB")).toBe("LUNA_LORA_CACHE_MIB");
-  expect(new Set(Object.keys(SETTINGS).map(flagName)).size).toBe(Object.keys(SETTINGS).length);
+  expect([flagName("daemonUrl"), variableName("daemonUrl")]).toEqual(["daemon", "LUNA_DAEMON_URL"]);
+  const names = Object.keys(SETTINGS) as SettingName[]; // The table's own keys.
+  expect(new Set(names.map(flagName)).size).toBe(Object.keys(SETTINGS).length);
 });
 
 test("what is wrong is named with its source", () => {

@@ -21,6 +21,8 @@ type Setting = Readonly<{
   max?: number;
   /** Never shown or logged. */
   isSecret?: boolean;
+  /** Where the flag is called otherwise than the setting. */
+  flag?: string;
   doc: string;
 }>;
 
@@ -116,6 +118,7 @@ export const SETTINGS = {
   daemonUrl: {
     kind: "string",
     default: "",
+    flag: "daemon",
     doc: "Where clients look for the daemon; empty means ws://127.0.0.1:<port>.",
   },
   logLevel: {
@@ -143,14 +146,19 @@ export type Config = Readonly<{ [Name in SettingName]: ValueOf<(typeof SETTINGS)
   }>;
 type Value = string | number | boolean | readonly string[];
 
-/** "loraCacheMiB" -> "lora-cache-mib". */
-export function flagName(name: string): string {
+/** "loraCacheMiB" -> "lora-cache-mib"; "daemonUrl" -> "daemon". */
+export function flagName(name: SettingName): string {
+  const setting: Setting = SETTINGS[name];
+  return setting.flag ?? dashed(name);
+}
+
+function dashed(name: string): string {
   return name.replace(/[A-Z]+/g, (capitals) => `-${capitals.toLowerCase()}`).replace("mi-b", "mib");
 }
 
 /** "loraCacheMiB" -> "LUNA_LORA_CACHE_MIB". */
 export function variableName(name: string): string {
-  return `LUNA_${flagName(name).replaceAll("-", "_").toUpperCase()}`;
+  return `LUNA_${dashed(name).replaceAll("-", "_").toUpperCase()}`;
 }
 
 function invalid(source: string, message: string): LunaError {
@@ -204,7 +212,7 @@ function fromFile(path: string): Map<string, Value> {
   const values = new Map<string, Value>();
   for (const [key, value] of Object.entries(readToml(path))) {
     const name = Object.keys(SETTINGS).find(
-      (candidate) => candidate === key || flagName(candidate) === key,
+      (candidate) => candidate === key || dashed(candidate) === key,
     );
     if (name === undefined) {
       throw invalid(path, `unknown setting "${key}". Known: ${Object.keys(SETTINGS).join(", ")}.`);
@@ -268,8 +276,9 @@ export function readConfig({
   if (existsSync(file)) for (const [name, value] of fromFile(file)) merged.set(name, value);
   for (const [name, value] of fromEnvironment(environment)) merged.set(name, value);
   for (const [name, setting] of Object.entries<Setting>(SETTINGS)) {
-    const value = flags[flagName(name)];
-    if (value !== undefined) merged.set(name, checkValue(setting, value, `--${flagName(name)}`));
+    const flag = flagName(name as SettingName); // A key of the table.
+    const value = flags[flag];
+    if (value !== undefined) merged.set(name, checkValue(setting, value, `--${flag}`));
   }
   // Every name has a checked value of its own kind by now.
   const config = Object.fromEntries(merged) as unknown as Config;
@@ -317,7 +326,7 @@ export function configurationPage(): string {
     const value = Array.isArray(setting.default) ? "none" : String(setting.default) || "empty";
     const range = setting.choices?.join(", ") ?? "";
     const facts = [setting.kind, setting.unit, range].filter(Boolean).join(", ");
-    return `| \`${name}\` | \`--${flagName(name)}\` | \`${variableName(name)}\` | ${facts} | ${value} | ${setting.doc} |`;
+    return `| \`${name}\` | \`--${flagName(name as SettingName)}\` | \`${variableName(name)}\` | ${facts} | ${value} | ${setting.doc} |`;
   });
   return [
     "# Configuration",

@@ -50,7 +50,7 @@ async function luna(...args: string[]) {
   const code = await child.exited;
   return { code, output: lines.join("\n"), errors: child.errors() };
 }
-const ask = (...args: string[]) => luna(...args, "--daemon-url", url);
+const ask = (...args: string[]) => luna(...args, "--daemon", url);
 async function json(...args: string[]) {
   const { code, output, errors } = await ask(...args, "--json");
   expect([code, code === 0 ? "" : errors]).toEqual([0, ""]);
@@ -115,7 +115,7 @@ test("run makes a picture that holds its workflow, and reports it", async () => 
 });
 
 test("a daemon that is not there is said with the command that starts it", async () => {
-  const { code, errors } = await luna("status", "--daemon-url", "ws://127.0.0.1:9");
+  const { code, errors } = await luna("status", "--daemon", "ws://127.0.0.1:9");
   expect(code).toBe(1);
   expect(errors).toContain("Daemon is not running. Start it with: npx luna serve");
 });

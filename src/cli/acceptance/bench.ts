@@ -91,7 +91,7 @@ export class AcceptanceBench {
   async instance(name: string, sets: readonly string[], url = this.url): Promise<InstanceRun> {
     const logs: string[] = [];
     let report: RunReport | undefined;
-    const args = ["run", WORKFLOW, "--daemon-url", url, "--out", join(this.out, name), "--events"];
+    const args = ["run", WORKFLOW, "--daemon", url, "--out", join(this.out, name), "--events"];
     const luna = startLuna(
       [...args, ...modelFlags(this.#config), ...sets.flatMap((set) => ["--set", set])],
       (line) => {
