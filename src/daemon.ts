@@ -50,6 +50,7 @@ export async function createDaemon(
     logger,
     uploadFolder: join(uploadRoot(), "diffusion_models"),
     tensorBytesMax: config.tensorStoreMiB * MIB,
+    loraBytesMax: loraCacheBytesMax,
     clientWeights,
     ...(config.batchRows > 0 ? { batchRows: config.batchRows } : {}),
     tokens: config.tokens,

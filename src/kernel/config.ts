@@ -105,7 +105,7 @@ export const SETTINGS = {
     min: 1,
     max: MIB,
     unit: "MiB",
-    doc: "Budget of LoRAs: files parsed, factors sent by clients, and what is joined from them for a batch.",
+    doc: "Budget of LoRAs in the engine: files parsed, factors sent by clients, and what is joined from them for a batch. The daemon keeps factors that clients sent within the same number again.",
   },
   tensorStoreMiB: {
     kind: "integer",

@@ -30,8 +30,7 @@ export interface DaemonCore {
 /** Wires a daemon. It owns neither the registry nor the engine: whoever made them closes them. */
 export function createDaemonCore(options: DaemonOptions): DaemonCore {
   const now = options.now ?? (() => performance.now());
-  const { tensorBytesMax } = options;
-  const store = new TensorStore(tensorBytesMax === undefined ? {} : { tensorBytesMax });
+  const store = new TensorStore(options);
   const events = new EventHub();
   const runner = new NetRunner(options, store, { now, events });
   const sessions = new Set<Session>();

@@ -12,8 +12,8 @@ export const SEND_BUFFER_BYTES_MAX = 512 * 2 ** 20;
 export const SOCKET_PATH_BYTES_MAX = 103;
 /** Tensors held by digest for all clients; an SDXL context is 1.2 MB, its residuals 215 MB. */
 export const TENSOR_STORE_BYTES_MAX = 2 ** 30;
-/** LoRA factors held by digest: rank 128 on all of SDXL is 1.4 GB in float32. */
-export const LORA_STORE_BYTES_MAX = 4 * 2 ** 30;
+/** LoRA factors held by digest, where no setting says more: rank 64 on all of SDXL is 0.7 GB in float32. */
+export const LORA_STORE_BYTES_MAX = 2 ** 30;
 /** Rank of one adapter on one layer; extracted ones reach 512. */
 export const LORA_RANK_MAX = 1024;
 

@@ -28,7 +28,9 @@ export type DaemonOptions = Readonly<{
   /** Where uploaded UNets are kept: below one of the registry's diffusion_models folders. */
   uploadFolder?: string;
   uploadLimits?: UploadLimits;
+  /** Budgets of what clients name by digest: tensors, and factors of LoRAs. */
   tensorBytesMax?: number;
+  loraBytesMax?: number;
   /** Rows of a run; not given, they are measured for each shape. */
   batchRows?: number;
   /** Shares of clients by the name they greet with; 1 for all others. */

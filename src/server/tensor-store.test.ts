@@ -38,7 +38,7 @@ test("what was used longest ago is forgotten, what is too large is refused", () 
     ...[true, false, true],
   ]);
   expect(store.state).toMatchObject({ entries: 2, bytes: 32 });
-  expect(() => put(store, tensor(4, 100))).toThrow(/at most 40 bytes/);
+  expect(() => put(store, tensor(4, 100))).toThrow(/at most 40 bytes.*raise tensorStoreMiB/);
 });
 
 const factors = (ranks: [number, number], names = ["down", "up"]): Map<string, Tensor> =>
@@ -57,6 +57,9 @@ test("LoRA factors are one set with one digest, whatever their order", () => {
     ...["input_blocks.1.1.proj_in.up", "input_blocks.1.1.proj_in.down"],
   ]);
   expect(store.putLora(factors([3, 3]))).not.toBe(digest);
+  const small = new TensorStore({ tensorBytesMax: 40, loraBytesMax: 60 });
+  expect(small.state.bytesMax).toBe(100);
+  expect(() => small.putLora(factors([3, 3]))).toThrow(/at most 60 bytes.*raise loraCacheMiB/);
 });
 
 test.each<[string, ReadonlyMap<string, Tensor>]>([

@@ -44,7 +44,7 @@ export class TensorStore {
     // A copy: the bytes are a view that would keep the whole frame in memory. In float32, so that
     // one that comes each step is converted once.
     const own = tensor.dtype === "F32" ? copyOf(tensor) : toF32(digest, tensor);
-    this.#keep(this.#tensors, digest, own);
+    keep({ cache: this.#tensors, setting: "tensorStoreMiB" }, digest, own);
   }
 
   /** Keeps a set of LoRA factors and returns the digest that names it. */
@@ -52,7 +52,7 @@ export class TensorStore {
     const copies = [...tensors].map(([name, tensor]) => [name, copyOf(tensor)] as const);
     const factors = parseLoraFactors(new Map(copies));
     const digest = digestSet(tensors);
-    this.#keep(this.#loras, digest, factors);
+    keep({ cache: this.#loras, setting: "loraCacheMiB" }, digest, factors);
     return digest;
   }
 
@@ -71,13 +71,19 @@ export class TensorStore {
       bytesMax: this.#tensors.maxSize + this.#loras.maxSize,
     };
   }
+}
 
-  #keep<V extends object>(cache: LRUCache<string, V>, digest: string, value: V): void {
-    cache.set(digest, value);
-    if (cache.has(digest)) return;
-    const message = `The daemon holds at most ${cache.maxSize} bytes by digest, too few for this.`;
-    throw new LunaError("LIMIT_EXCEEDED", message);
-  }
+function keep<V extends object>(
+  { cache, setting }: Readonly<{ cache: LRUCache<string, V>; setting: string }>,
+  digest: string,
+  value: V,
+): void {
+  cache.set(digest, value);
+  if (cache.has(digest)) return;
+  throw new LunaError(
+    "LIMIT_EXCEEDED",
+    `The daemon holds at most ${cache.maxSize} bytes by digest, too few for this: raise ${setting}.`,
+  );
 }
 
 function copyOf(tensor: Tensor): Tensor {
