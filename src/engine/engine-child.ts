@@ -68,7 +68,8 @@ function spawnProcess(): ChildProcess {
   const loader =
     extension === ".ts" ? pathToFileURL(createRequire(import.meta.url).resolve("tsx")).href : "";
   const execArgs = loader === "" ? [] : ["--import", loader];
-  return spawn(process.execPath, [...execArgs, path], {
+  // As in the daemon itself (cli/main.ts): buffers, not objects, so a small young generation.
+  return spawn(process.execPath, ["--max-semi-space-size=2", ...execArgs, path], {
     stdio: ["ignore", "ignore", "pipe", "pipe"],
     // ONNX Runtime's native code reads this when it starts; without it, it reports usage to its maker.
     env: childEnvironment({ ORT_DISABLE_TELEMETRY: "1" }),
