@@ -3,6 +3,7 @@ of the default user, written by the frontend), then the defaults. Read when need
 in the settings holds from the next prompt on."""
 
 import json
+import logging
 import os
 
 import comfy.model_management
@@ -61,5 +62,6 @@ def _make(url):
     return Daemon(
         url,
         token=_token(),
+        say=logging.warning,
         poll=comfy.model_management.throw_exception_if_processing_interrupted,
     )

@@ -23,6 +23,7 @@ for _name, _stack in {
     "OFT with a limit and DoRA": (("oft-dora", 0.8),),
     "BOFT with a limit and DoRA, after a LoRA": (("a", 0.4), ("boft-dora", 0.8)),
     "diff, biases too": (("diff", 0.8),),
+    "LoRA that names its layers in two ways": (("twice", 0.8),),
     "LoRA, then DoRA, then LoRA: the order counts": (("a", 0.5), ("dora", 0.7), ("b", -0.4)),
 }.items():
 

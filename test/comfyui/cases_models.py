@@ -12,10 +12,13 @@ def _custom(g, guider, model, latent=None, sigmas=None, noise=None):
     )  # fmt: skip
 
 
-def _controlled(g, conds, name, strength=0.8, start=0.0, end=1.0):
+def _controlled(g, conds, name, strength=0.8, start=0.0, end=1.0, kind=None):
+    net = g.ControlNetLoader(control_net_name=f"{name}.safetensors")
+    if kind is not None:
+        net = g.SetUnionControlNetType(control_net=net, type=kind)
     made = g.ControlNetApplyAdvanced(
         positive=conds[0], negative=conds[1], strength=strength, start_percent=start, end_percent=end,
-        control_net=g.ControlNetLoader(control_net_name=f"{name}.safetensors"),
+        control_net=net,
         image=g.TestImage(seed=5, width=64, height=64),
     )  # fmt: skip
     return made, made.out(1)
@@ -51,6 +54,27 @@ def _(g):
 def _(g):
     model, clip, _ = g.checkpoint()
     g.save(g.sample(model, _controlled(g, g.prompts(clip), "control-lora")))
+
+
+def _wide(g):
+    _, clip, _ = g.checkpoint()
+    return g.UNETLoader(unet_name="sd1-wide.safetensors", weight_dtype="default"), g.prompts(clip)
+
+
+for _kind in ("depth", "canny/lineart/anime_lineart/mlsd", "auto"):
+
+    @case(f"ControlNet-Union: {_kind.split('/')[0]}")
+    def _(g, kind=_kind):
+        model, conds = _wide(g)
+        g.save(g.sample(model, _controlled(g, conds, "union", kind=kind)))
+
+
+@case("ControlNet-Union: two of its types, chained")
+def _(g):
+    model, conds = _wide(g)
+    conds = _controlled(g, conds, "union", 0.6, kind="openpose")
+    conds = _controlled(g, conds, "union", 0.5, 0.1, 0.8, kind="normal")
+    g.save(g.sample(model, conds))
 
 
 @case("regional by area")
@@ -216,9 +240,8 @@ for _node, _numbers in {
 
     @case(_node)
     def _(g, node=_node, numbers=_numbers):
-        _, clip, _ = g.checkpoint()
-        model = g.UNETLoader(unet_name="sd1-wide.safetensors", weight_dtype="default")
-        g.save(g.sample(getattr(g, node)(model=model, **numbers), g.prompts(clip)))
+        model, conds = _wide(g)
+        g.save(g.sample(getattr(g, node)(model=model, **numbers), conds))
 
 
 @case("PerturbedAttentionGuidance")

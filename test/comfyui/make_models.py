@@ -22,13 +22,14 @@ import comfy.ops  # noqa: E402
 import comfy.sd1_clip  # noqa: E402
 import comfy.sdxl_clip  # noqa: E402
 import comfy.t2i_adapter.adapter  # noqa: E402
+import comfy.utils  # noqa: E402
 import torch  # noqa: E402
 from comfy.ldm.models.autoencoder import AutoencoderKL  # noqa: E402
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
 # Counted up when the weights change, so that they are written again.
-NARROW_VERSION = 3
+NARROW_VERSION = 4
 FULL_VERSION = 1
 
 torch.set_num_threads(1)
@@ -52,6 +53,11 @@ NARROW_SD1 = {
 WIDE_SD1 = {
     **SD1, "num_res_blocks": [1, 1, 1], "channel_mult": [1, 2, 4], "transformer_depth": [0, 0, 1],
     "transformer_depth_output": [0, 0, 0, 0, 0, 1],
+}  # fmt: skip
+# The smallest net that ComfyUI knows by diffusers' names (SD-XS); its skips are those of WIDE_SD1.
+XS_SD1 = {
+    **WIDE_SD1, "transformer_depth": [0, 1, 1], "transformer_depth_middle": -2,
+    "transformer_depth_output": [0, 0, 1, 1, 1, 1], "num_head_channels": 64, "num_heads": -1,
 }  # fmt: skip
 # What ComfyUI takes for KOALA 700M, the family's smallest: depths 0, 2 and 5, here all 320 wide.
 NARROW_SDXL = {
@@ -150,6 +156,25 @@ def control_net(config, seed):
     }
 
 
+def union_control_net(config, seed):
+    """A Union ControlNet of six types, as diffusers names it: ComfyUI knows no other layout of it."""
+    net = control_net({**config, "union_controlnet_num_control_type": 6}, seed)
+    names = {ours: theirs for theirs, ours in comfy.utils.unet_to_diffusers(config).items()}
+    for suffix in ("weight", "bias"):
+        names[f"middle_block_out.0.{suffix}"] = f"controlnet_mid_block.{suffix}"
+        for number in range(100):
+            names[f"zero_convs.{number}.0.{suffix}"] = f"controlnet_down_blocks.{number}.{suffix}"
+        hints = ["conv_in", *(f"blocks.{number}" for number in range(6)), "conv_out"]
+        for number, hint in enumerate(hints):
+            names[f"input_hint_block.{2 * number}.{suffix}"] = (
+                f"controlnet_cond_embedding.{hint}.{suffix}"
+            )
+    return {
+        names.get(name, name.replace(".attn.in_proj.", ".attn.in_proj_")): tensor.half()
+        for name, tensor in net.items()
+    }
+
+
 def adapter_light(seed):
     net = comfy.t2i_adapter.adapter.Adapter_light(
         cin=192, channels=[320, 640, 1280, 1280], nums_rb=4
@@ -166,6 +191,7 @@ class Loras:
         found.set_inference_dtype(torch.float32, None)
         model = found.get_model(weights, "", device=META)
         shapes = {n: tuple(t.shape) for n, t in model.state_dict().items()}
+        self.diffusers = comfy.utils.unet_to_diffusers(config)
         keys = comfy.lora.model_lora_keys_unet(model, {})
         self.layers = {
             name: shapes[key]
@@ -189,6 +215,20 @@ class Loras:
             tensors[f"{name}.lora_up.weight"] = self._random(shape[0], rank, *tail)
             tensors[f"{name}.lora_down.weight"] = self._random(rank, *shape[1:])
             tensors[f"{name}.alpha"] = torch.tensor(alpha)
+        return tensors
+
+    def twice(self):
+        """Attention by diffusers' names and by ComfyUI's own, which it reads first."""
+        own = {
+            f"lora_unet_{ours.removesuffix('.weight').replace('.', '_')}":
+            f"lora_unet_{theirs.removesuffix('.weight').replace('.', '_')}"
+            for theirs, ours in self.diffusers.items()
+        }  # fmt: skip
+        tensors = self.lora(only="attn")
+        for name, shape in self.layers.items():
+            if own.get(name, name) != name and "attn" in own[name] and len(shape) == 2:
+                tensors[f"{name}.lora_up.weight"] = self._random(shape[0], 2)
+                tensors[f"{name}.lora_down.weight"] = self._random(2, shape[1])
         return tensors
 
     def tucker(self, rank=4):
@@ -328,6 +368,7 @@ def narrow(folder):
     save("text_encoders/clip_l.safetensors", clip_l(2))
     save("controlnet/canny.safetensors", control_net(NARROW_SD1, 8))
     save("controlnet/sketch.safetensors", adapter_light(9))
+    save("controlnet/union.safetensors", union_control_net(XS_SD1, 13))
     control_lora = {
         n: t
         for n, t in control_net(NARROW_SD1, 10).items()
@@ -343,7 +384,7 @@ def narrow(folder):
         "a": loras.lora(), "b": loras.lora(rank=8, alpha=8.0, only="attn"), "c": loras.lora(alpha=4.0),
         "tucker": loras.tucker(), "loha": loras.loha(), "lokr": loras.lokr(), "dora": loras.dora(),
         "lokr-full": loras.lokr_full(), "glora": loras.glora(), "oft": loras.oft(), "boft": loras.boft(),
-        "diff": loras.diff(),
+        "diff": loras.diff(), "twice": loras.twice(),
         "text": {**loras.lora(only="ff"), **loras.text()}, "locon": loras.lora(rank=6, only="conv"),
         "lokr-dora": loras.dora(loras.lokr_full()), "oft-dora": loras.dora(loras.oft(limit=0.9)),
         "boft-dora": loras.dora(loras.boft(limit=0.9)),

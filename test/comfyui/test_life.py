@@ -37,9 +37,10 @@ class Life(unittest.TestCase):
         folder = cls.place.__enter__()
         cls.folder = folder
         cls.daemon = Daemon(folder)
-        quick = {"LUNA_RECONNECT_SECONDS": "1"}
-        cls.comfy = Comfy(folder, "one", {"LUNA_DAEMON_URL": cls.daemon.url, **quick})
-        cls.alone = Comfy(folder, "alone", quick)
+        # Longer than a daemon takes to start and to open the model, here beside other work.
+        patience = {"LUNA_RECONNECT_SECONDS": "15"}
+        cls.comfy = Comfy(folder, "one", {"LUNA_DAEMON_URL": cls.daemon.url, **patience})
+        cls.alone = Comfy(folder, "alone", patience)
 
     @classmethod
     def tearDownClass(cls):
@@ -119,7 +120,7 @@ class Life(unittest.TestCase):
         time.sleep(1)
         prompt = self.after_some_steps(picture("force_daemon", 40, (("a", 0.8),), seed))
         self.daemon.kill()
-        type(self).daemon = Daemon(self.folder, self.daemon.port)
+        self.restart_daemon()
         self.comfy.finish(prompt)
         self.assertTrue(torch.equal(self.comfy.latents("latents/case"), wanted))
         self.tell("daemon killed in the middle of a picture, another one started", "bit-equal")
@@ -157,7 +158,8 @@ class Life(unittest.TestCase):
         graph = Graph()
         model, clip, _ = graph.router("force_daemon")
         made = graph.LunaConfigGateway(
-            model=model, clip=clip, positive_prompt="a house <lora:a:0.8> <lora:text:0.4:0.9>",
+            model=model, clip=clip,
+            positive_prompt="a house <lora:a:0.8> <lora:text:0.4:0.9> <lora:twice:0.3>",
             negative_prompt="blurry <lora:nothing:1>", clip_skip=-2, seed=7, steps=10, cfg=5.0,
         )  # fmt: skip
         graph.save(graph.KSampler(
@@ -168,14 +170,14 @@ class Life(unittest.TestCase):
         found = self.latent(self.comfy, graph.nodes)
         stock = Graph()
         model, clip, _ = stock.checkpoint()
-        for name, strength, for_clip in (("a", 0.8, 0.8), ("text", 0.4, 0.9)):
+        for name, strength, for_clip in (("a", 0.8, 0.8), ("text", 0.4, 0.9), ("twice", 0.3, 0.3)):
             model = stock.LoraLoader(
                 model=model, clip=clip, lora_name=f"{name}.safetensors", strength_model=strength,
                 strength_clip=for_clip,
             )  # fmt: skip
             clip = model.out(1)
         clip = stock.CLIPSetLastLayer(clip=clip, stop_at_clip_layer=-2)
-        stock.save(stock.sample(model, stock.prompts(clip, "a house  ", "blurry ")))
+        stock.save(stock.sample(model, stock.prompts(clip, "a house   ", "blurry ")))
         self.tell(
             "Luna Config Gateway beside LoraLoader, clip skip and prompts",
             self.near(found, self.latent(self.alone, stock.nodes)),
