@@ -11,7 +11,7 @@ import {
   type PreviewMethod,
   startInstance,
 } from "../instance/index.ts";
-import { type Config, LunaError, readConfig } from "../kernel/index.ts";
+import { type Config, createLogger, LunaError, readConfig } from "../kernel/index.ts";
 import { modelFoldersOf } from "../model-paths.ts";
 import { NODE_DEFINITIONS } from "../nodes/index.ts";
 import { packagedTokenizer } from "../packaged-tokenizer.ts";
@@ -62,11 +62,12 @@ async function serve({ values, print, note, signal }: Invocation): Promise<numbe
       ? 1
       : wholeNumber(values, "concurrency", [1, CONCURRENCY_MAX]);
   const options = clientOptions(config, `instance-${port}`);
+  const logger = createLogger(note, config.logLevel as Parameters<typeof createLogger>[1]);
   const clients = new ModelClients({
     ...options,
     // The engine's room is loaded only when there is no daemon: it is most of a process's memory.
-    local: async () => (await import("../daemon.ts")).openLocalPeer(config, options.client),
-    say: note,
+    local: async () => (await import("../daemon.ts")).openLocalPeer(config, options.client, logger),
+    say: print,
   });
   const temp = await mkdtemp(join(tmpdir(), "luna-instance-"));
   const folder = (name: string) => resolve(String(values[name] ?? name));
@@ -80,12 +81,12 @@ async function serve({ values, print, note, signal }: Invocation): Promise<numbe
       folders,
       tokenizer: packagedTokenizer(),
       address: daemonUrl(config),
-      log: note,
+      log: print,
     });
     const root = values["front-end-root"];
     const packs = (values["nodes"] ?? []) as readonly string[]; // A multiple string option.
     const own = (await Promise.all(packs.map(loadNodePacks))).flat();
-    if (own.length > 0) note(`[LunaInstance] Nodes: ${own.map(({ name }) => name).join(", ")}`);
+    if (own.length > 0) print(`[LunaInstance] Nodes: ${own.map(({ name }) => name).join(", ")}`);
     const instance = await startInstance({
       definitions: new Map([
         ...NODE_DEFINITIONS,
@@ -103,6 +104,7 @@ async function serve({ values, print, note, signal }: Invocation): Promise<numbe
       version: VERSION,
       clients: () => clients.opened(),
       previewMethod: previewMethodOf(values),
+      logger,
     });
     print(`[LunaInstance] ComfyUI's API on ${instance.url}`);
     await new Promise<void>((stop) => {
@@ -131,6 +133,7 @@ export const instance: Command = {
     "threads",
     "memoryMiB",
     "loraCacheMiB",
+    "logLevel",
   ],
   options: {
     port: { type: "string", value: "PORT", doc: `Port of ComfyUI's API (default ${PORT}).` },

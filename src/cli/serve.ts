@@ -22,7 +22,7 @@ export const serve: Command = {
       const own = process.argv.slice(process.argv.indexOf("serve") + 1);
       return await supervise(
         own.filter((flag) => flag !== "--supervise"),
-        { signal, note },
+        { signal, print },
       );
     }
     const logger = createLogger(note, config.logLevel as Parameters<typeof createLogger>[1]);
@@ -36,7 +36,7 @@ export const serve: Command = {
     };
     for (const folder of config.models) {
       if (existsSync(folder)) continue;
-      note(`[LunaServer] Warning: the model folder ${folder} does not exist.`);
+      print(`[LunaServer] Warning: the model folder ${folder} does not exist.`);
     }
     const daemon = await startDaemon(config, told);
     const { host, port, socketPath } = daemon.listening;

@@ -10,11 +10,11 @@ const PAUSE_MS_MIN = 100;
 const PAUSE_MS_MAX = 5_000;
 const STEADY_MS = 60_000;
 
-type Options = Readonly<{ signal: AbortSignal; note: (line: string) => void }>;
+type Options = Readonly<{ signal: AbortSignal; print: (line: string) => void }>;
 
 /** Runs this program's `serve` with `args` until `signal`; resolves to its exit code. */
 export async function supervise(args: readonly string[], options: Options): Promise<number> {
-  const { signal, note } = options;
+  const { signal, print } = options;
   let pauseMs = PAUSE_MS_MIN;
   for (let starts = 1; ; starts++) {
     const startedAtMs = performance.now();
@@ -26,7 +26,7 @@ export async function supervise(args: readonly string[], options: Options): Prom
     const isFutile = code === EXIT_SETTINGS || (code !== undefined && livedMs < START_MS);
     if (starts === 1 && isFutile) return code;
     pauseMs = livedMs > STEADY_MS ? PAUSE_MS_MIN : Math.min(2 * pauseMs, PAUSE_MS_MAX);
-    note(`[LunaServer] The daemon ended (${code ?? "killed"}); starting it again.`);
+    print(`[LunaServer] The daemon ended (${code ?? "killed"}); starting it again.`);
     await wait(pauseMs, undefined, { signal }).catch(() => undefined);
     if (signal.aborted) return 0;
   }

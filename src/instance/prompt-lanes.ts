@@ -1,7 +1,8 @@
 /** Takes prompts from the queue and runs them, several at once where there are several lanes. */
+import type { Logger } from "../kernel/index.ts";
 import type { JsonObject, WorkflowRunner } from "../workflow/index.ts";
 import { SILENCE_MS_MAX } from "./limits.ts";
-import type { PromptQueue, RunningPrompt } from "./prompt-queue.ts";
+import type { Outcome, PromptQueue, RunningPrompt } from "./prompt-queue.ts";
 import { RunMessages, type RunMessagesOptions } from "./run-messages.ts";
 import type { SocketHub } from "./socket-hub.ts";
 
@@ -12,6 +13,7 @@ export type LaneOptions = Readonly<{
   runners: readonly WorkflowRunner[];
   previewsOf: (prompt: RunningPrompt) => Pick<RunMessagesOptions, "previewer" | "isPreviewShy">;
   now: () => number;
+  logger: Logger;
 }>;
 
 export class PromptLanes {
@@ -89,13 +91,34 @@ export class PromptLanes {
       .catch((error: unknown) => messages.failed(error))
       .finally(() => clearInterval(heartbeat));
     // In this order: clients look for the result as soon as they hear of the end.
-    queue.finish(prompt, outcome, now());
+    const endedAtMs = now();
+    queue.finish(prompt, outcome, endedAtMs);
     this.tellRemaining();
     hub.send(prompt.clientId, "executing", { node: null, prompt_id: prompt.id });
+    logEnd(this.#options.logger, outcome, { prompt, endedAtMs });
   }
 }
 
 function pngInfoOf({ extraData }: RunningPrompt): JsonObject {
   const info = extraData.get("extra_pnginfo");
   return info instanceof Map ? (info as JsonObject) : new Map();
+}
+
+/** Ids, codes and times: never what the prompt says. */
+function logEnd(
+  logger: Logger,
+  { status, outputs, messages }: Outcome,
+  { prompt, endedAtMs }: Readonly<{ prompt: RunningPrompt; endedAtMs: number }>,
+): void {
+  const { id, clientId, createdAtMs, startedAtMs } = prompt;
+  const [, last = {}] = messages.at(-1) ?? [];
+  const failure =
+    status === "error" ? { code: last["exception_type"], node: last["node_type"] } : {};
+  logger.info("prompt.done", {
+    ...{ prompt: id, client: clientId, status, outputs: outputs.size },
+    ...{ waitedMs: startedAtMs - createdAtMs, ms: endedAtMs - startedAtMs, ...failure },
+  });
+  if (failure.code === "INTERNAL") {
+    logger.error("node.bug", { prompt: id, node: failure.node, stack: last["traceback"] });
+  }
 }

@@ -3,7 +3,7 @@ import { createServer, type IncomingMessage, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import type { Duplex } from "node:stream";
 import { WebSocketServer } from "ws";
-import { LunaError } from "../kernel/index.ts";
+import { type Logger, LunaError, SILENT_LOGGER } from "../kernel/index.ts";
 import type { NodeServices } from "../nodes/index.ts";
 import { createWorkflowRunner, type Definitions } from "../workflow/index.ts";
 import { mayEnter } from "./access.ts";
@@ -41,6 +41,7 @@ export type InstanceOptions = Readonly<{
   clients: InfoRoutesOptions["clients"];
   /** For prompts that ask for no kind of their own. */
   previewMethod: PreviewMethod;
+  logger?: Logger;
   /** Milliseconds since 1970. */
   now?: () => number;
 }>;
@@ -54,7 +55,8 @@ export type Instance = Readonly<{
 
 /** Throws CONFIG_INVALID for a port that is taken. */
 export async function startInstance(options: InstanceOptions): Promise<Instance> {
-  const { definitions, services, folders, frontEndRoot, now = Date.now } = options;
+  const { definitions, services, folders, frontEndRoot } = options;
+  const { logger = SILENT_LOGGER, now = Date.now } = options;
   const queue = new PromptQueue();
   const hub = new SocketHub();
   const runners = Array.from({ length: options.concurrency }, () =>
@@ -65,7 +67,7 @@ export async function startInstance(options: InstanceOptions): Promise<Instance>
     const method = isPreviewMethod(asked) ? asked : options.previewMethod;
     return { previewer: createPreviewer(method, services), isPreviewShy: method === "auto" };
   };
-  const lanes = new PromptLanes({ queue, hub, runners, previewsOf, now });
+  const lanes = new PromptLanes({ queue, hub, runners, previewsOf, now, logger });
   const validate = createWorkflowRunner({ definitions, services }).validate;
   const router = new Router(
     {
@@ -76,7 +78,7 @@ export async function startInstance(options: InstanceOptions): Promise<Instance>
       ...modelRoutes(options),
       ...userRoutes(options.userFolder),
     },
-    (path, request) => staticFile(frontEndRoot, path, request),
+    { fallback: (path, request) => staticFile(frontEndRoot, path, request), logger },
   );
   const mayUse = ({ headers }: IncomingMessage) => {
     const { host, origin } = headers;
@@ -92,8 +94,10 @@ export async function startInstance(options: InstanceOptions): Promise<Instance>
   await prepareUserFolder(options.userFolder);
   await listen(server, options);
   const { port } = server.address() as AddressInfo; // A TCP server's address is one.
+  const url = `http://${options.host}:${port}`;
+  logger.info("instance.listening", { url, concurrency: options.concurrency });
   return {
-    url: `http://${options.host}:${port}`,
+    url,
     port,
     async close() {
       await lanes.close();

@@ -28,7 +28,7 @@ beforeAll(async () => {
   models = await tinyModels();
   const missing = ["--models", join(folder, "missing")];
   const started = await startAndAwait(
-    ["serve", "--port", "0", "--models", models, ...missing, ...SLOW],
+    ["serve", "--port", "0", "--models", models, ...missing, ...SLOW, "--log-level", "info"],
     serverUrl,
     {
       onLine: (line) => void daemonLines.push(line),
@@ -67,7 +67,7 @@ test("serve says where it listens, and names a model folder that is not there", 
     return found;
   });
   expect((await fetch(page)).status).toBe(200);
-  expect(daemon.errors()).toContain(`${join(folder, "missing")} does not exist`);
+  expect(daemonLines.join("\n")).toContain(`${join(folder, "missing")} does not exist`);
 });
 
 test("the overview names every command, each explains itself, and nothing else is taken", async () => {
@@ -118,6 +118,43 @@ test("a daemon that is not there is said with the command that starts it", async
   const { code, errors } = await luna("status", "--daemon", "ws://127.0.0.1:9");
   expect(code).toBe(1);
   expect(errors).toContain("Daemon is not running. Start it with: npx luna serve");
+});
+
+test("daemon and instance log lines of JSON to standard error, and nothing of what was asked for", async () => {
+  const folders = ["input", "output", "user"].flatMap((name) => [`--${name}`, join(folder, name)]);
+  const { process: instance, value } = await startAndAwait(
+    ["instance", "--port", "0", "--daemon", url, "--log-level", "info", ...folders],
+    (line) => /ComfyUI's API on (\S+)/.exec(line)?.[1],
+  );
+  const run = async (filename_prefix: string) => {
+    const prompt = {
+      1: { class_type: "EmptyImage", inputs: { width: 8, height: 8, batch_size: 1, color: 0 } },
+      2: { class_type: "SaveImage", inputs: { images: ["1", 0], filename_prefix } },
+    };
+    const body = JSON.stringify({ prompt, prompt_id: filename_prefix.slice(-4) });
+    expect((await fetch(`${value}/prompt`, { method: "POST", body })).status).toBe(200);
+  };
+  await run("secret-good");
+  await run("../secret-evil");
+  await vi.waitFor(() => expect(instance.errors().match(/prompt\.done/g)?.length).toBe(2), 20_000);
+  await instance.stop();
+  const parse = (text: string) => text.split("\n").map((line) => JSON.parse(line));
+  const entry = (event: string, fields: Record<string, unknown>) => ({
+    ...{ time: expect.stringMatching(/^\d{4}-.*Z$/), level: "info", event },
+    ...fields,
+  });
+  const times = { waitedMs: expect.any(Number), ms: expect.any(Number) };
+  expect(parse(instance.errors())).toEqual([
+    entry("instance.listening", { url: value, concurrency: 1 }),
+    entry("prompt.done", { prompt: "good", status: "success", outputs: 1, ...times }),
+    entry("prompt.done", {
+      ...{ prompt: "evil", status: "error", outputs: 0, ...times },
+      ...{ code: "PATH_REFUSED", node: "SaveImage" },
+    }),
+  ]);
+  expect(instance.errors()).not.toContain("secret");
+  const events = parse(daemon.errors()).map(({ event }) => event);
+  expect(events).toEqual(expect.arrayContaining(["session.opened", "session.closed"]));
 });
 
 /** True while a process has the id; one that is dead and not waited for has it still. */

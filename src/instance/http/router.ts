@@ -2,7 +2,7 @@
 import { createReadStream } from "node:fs";
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { pipeline } from "node:stream/promises";
-import { ERRORS, LunaError } from "../../kernel/index.ts";
+import { ERRORS, type Logger, LunaError } from "../../kernel/index.ts";
 import { BODY_BYTES_MAX } from "../limits.ts";
 import { toWireJson } from "../wire-json.ts";
 
@@ -33,26 +33,32 @@ export type Handler = (request: Request) => Reply | Promise<Reply>;
 /** "GET /history/:id": each `:name` is one part of the path. Every route also answers below /api. */
 export type Routes = Readonly<Record<string, Handler>>;
 
+export type RouterOptions = Readonly<{
+  /** Serves static files. */
+  fallback: (path: string, request: Request) => Promise<Reply | undefined>;
+  logger: Logger;
+}>;
+
 type Route = Readonly<{ method: string; parts: readonly string[]; handler: Handler }>;
 
 export class Router {
   readonly #routes: readonly Route[];
-  readonly #fallback: (path: string, request: Request) => Promise<Reply | undefined>;
+  readonly #options: RouterOptions;
 
-  /** `fallback` serves static files. */
-  constructor(
-    routes: Routes,
-    fallback: (path: string, request: Request) => Promise<Reply | undefined>,
-  ) {
+  constructor(routes: Routes, options: RouterOptions) {
     this.#routes = Object.entries(routes).map(([key, handler]) => {
       const [method = "", path = ""] = key.split(" ");
       return { method, parts: path.split("/"), handler };
     });
-    this.#fallback = fallback;
+    this.#options = options;
   }
 
   async answer(incoming: IncomingMessage, response: ServerResponse): Promise<void> {
-    const reply = await this.#reply(incoming).catch(errorReply);
+    const reply = await this.#reply(incoming).catch((cause: unknown) => {
+      const error = LunaError.from(cause);
+      if (error.code === "INTERNAL") this.#logBug(incoming, cause);
+      return errorReply(error);
+    });
     const { status = 200, headers = {}, body = "", file, after } = reply;
     if (after) response.once("close", after);
     const isHead = incoming.method === "HEAD";
@@ -66,6 +72,13 @@ export class Router {
     if (isHead || file.end < file.start) response.end();
     // A client that leaves early is no error.
     else await pipeline(createReadStream(file.path, file), response).catch(() => undefined);
+  }
+
+  /** The path alone: a query may name files. */
+  #logBug({ method, url }: IncomingMessage, cause: unknown): void {
+    const path = url?.split("?")[0];
+    const stack = cause instanceof Error ? cause.stack : String(cause);
+    this.#options.logger.error("request.bug", { method, path, stack });
   }
 
   async #reply(incoming: IncomingMessage): Promise<Reply> {
@@ -86,7 +99,8 @@ export class Router {
     const found = matching.find(({ route }) => route.method === method);
     if (found !== undefined) return await found.route.handler(request(found.params));
     if (matching.length > 0) return textReply(405, `${method} is not allowed here.`);
-    const file = method === "GET" ? await this.#fallback(url.pathname, request({})) : undefined;
+    const file =
+      method === "GET" ? await this.#options.fallback(url.pathname, request({})) : undefined;
     return file ?? { status: 404 };
   }
 }
@@ -143,8 +157,7 @@ export function textReply(status: number, body: string): Reply {
 }
 
 /** Errors in ComfyUI's shape, always as JSON: some clients parse every answer of 400 and above. */
-function errorReply(cause: unknown): Reply {
-  const error = LunaError.from(cause);
+function errorReply(error: LunaError): Reply {
   return jsonReply(
     {
       error: { type: error.code, message: error.message, details: "", extra_info: {} },
