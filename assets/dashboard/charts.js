@@ -1,7 +1,8 @@
-/** Line charts of the last five minutes, one value a second. */
+/** Line charts of the last minutes, one value a second: one minute at first, five at most. */
 import { svg } from "./dom.js";
 
-const SECONDS = 300;
+const SECONDS_MIN = 60;
+const SECONDS_MAX = 300;
 const SIZE = { width: 320, height: 96, left: 2, right: 2, top: 6, bottom: 4 };
 
 /** The next of 1, 2, 5, 10, ... at or above the value. */
@@ -28,14 +29,16 @@ export class Chart {
   add(values) {
     values.forEach((value, index) => {
       this.#values[index].push(value);
-      if (this.#values[index].length > SECONDS) this.#values[index].shift();
+      if (this.#values[index].length > SECONDS_MAX) this.#values[index].shift();
     });
     this.#draw();
   }
 
   #draw() {
     const all = this.#values.flat().filter((value) => value !== undefined);
-    const top = roundUp(Math.max(0, ...all));
+    const seconds = Math.max(SECONDS_MIN, this.#values[0].length);
+    const top = all.length === 0 ? undefined : roundUp(Math.max(...all));
+    const scaleText = top === undefined ? "" : this.#format(top);
     const { width, height } = SIZE;
     const latest = this.#values.map((values) => values.findLast((value) => value !== undefined));
     const legend = this.#series.map((name, index) => {
@@ -44,19 +47,19 @@ export class Chart {
     });
     const picture = svg("svg", {
       ...{ viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", role: "img" },
-      "aria-label": `Last five minutes. Now: ${legend.join(", ")}. Scale to ${this.#format(top)}.`,
+      "aria-label": `Last ${seconds} seconds. Now: ${legend.join(", ")}. Scale to ${scaleText || "nothing yet"}.`,
     });
     for (const share of [0, 0.5, 1]) {
-      const y = this.#y(share * top, top);
+      const y = yOf(share);
       picture.append(svg("line", { x1: 0, x2: width, y1: y, y2: y, class: "grid" }));
     }
     this.#values.forEach((values, index) => {
-      const path = this.#path(values, top);
+      const path = pathOf(values, { seconds, top });
       if (path !== "") picture.append(svg("path", { d: path, class: `line l${index + 1}` }));
     });
     const scale = document.createElement("p");
     scale.className = "scale";
-    scale.append(span(this.#format(top)), span("0"));
+    scale.append(span(scaleText), span(scaleText && "0"));
     const list = document.createElement("ul");
     list.className = "legend";
     list.append(
@@ -72,27 +75,29 @@ export class Chart {
     plot.append(picture, scale);
     this.#box.replaceChildren(list, plot);
   }
+}
 
-  #y(value, top) {
-    const room = SIZE.height - SIZE.top - SIZE.bottom;
-    return SIZE.top + room * (1 - (top === 0 ? 0 : value / top));
-  }
+/** `share` of the scale, from the bottom. */
+function yOf(share) {
+  const room = SIZE.height - SIZE.top - SIZE.bottom;
+  return SIZE.top + room * (1 - share);
+}
 
-  #path(values, top) {
-    const room = SIZE.width - SIZE.left - SIZE.right;
-    let path = "";
-    let isDown = false;
-    values.forEach((value, index) => {
-      if (value === undefined) {
-        isDown = false;
-        return;
-      }
-      const x = SIZE.left + (room * (SECONDS - values.length + index)) / (SECONDS - 1);
-      path += `${isDown ? "L" : "M"}${x.toFixed(1)} ${this.#y(value, top).toFixed(1)}`;
-      isDown = true;
-    });
-    return path;
-  }
+/** The latest value is at the right edge, which is `seconds` wide. */
+function pathOf(values, { seconds, top }) {
+  const room = SIZE.width - SIZE.left - SIZE.right;
+  let path = "";
+  let isDown = false;
+  values.forEach((value, index) => {
+    if (value === undefined) {
+      isDown = false;
+      return;
+    }
+    const x = SIZE.left + (room * (seconds - values.length + index)) / (seconds - 1);
+    path += `${isDown ? "L" : "M"}${x.toFixed(1)} ${yOf(value / top).toFixed(1)}`;
+    isDown = true;
+  });
+  return path;
 }
 
 function span(text) {
