@@ -52,7 +52,11 @@ export const PROVIDERS: readonly Provider[] = [
     title: "CPUExecutionProvider",
     choices: { attention: "fused", compute: "float32", rankMin: 0 },
     errorMax: 1e-4,
-    sessionOptions: { ...COMMON, executionProviders: ["cpu"] },
+    // Threads that wait for the next run stop turning: the daemon and its clients need the cores.
+    sessionOptions: {
+      ...{ ...COMMON, executionProviders: ["cpu"] },
+      extra: { session: { force_spinning_stop: "1" } },
+    },
     fix: "Reinstall with npm ci; ONNX Runtime needs a 64-bit processor and, on Linux, glibc 2.28 or later.",
   },
 ];
