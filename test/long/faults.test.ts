@@ -24,10 +24,13 @@ test("the same with shared runs as measured: company changes the last bits only"
   expectNothingLost(result, NIGHT, 1e-4);
 });
 
-test("200 pictures of four clients, a supervised daemon killed at random: the same bytes", async () => {
-  const scenario = { ...NIGHT, pauseMs: [3000, 9000] } as const;
-  const result = await killDaemon(scenario);
-  tell("daemon killed", result);
-  expectNothingLost(result, scenario);
-  expect(result.kills).toBeGreaterThan(1);
-});
+test.each(["supervisor", "hand"] as const)(
+  "200 pictures of four clients, a daemon killed at random and started again by %s: the same bytes",
+  async (healer) => {
+    const scenario = { ...NIGHT, pauseMs: [3000, 9000] } as const;
+    const result = await killDaemon(healer, scenario);
+    tell(`daemon killed, started again by ${healer}`, result);
+    expectNothingLost(result, scenario);
+    expect(result.kills).toBeGreaterThan(1);
+  },
+);
