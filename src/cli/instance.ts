@@ -102,7 +102,7 @@ async function serve({ values, print, note, signal }: Invocation): Promise<numbe
       allowedHosts: config.allowedHosts,
       concurrency,
       version: VERSION,
-      clients: () => clients.opened(),
+      clients: () => clients.reachable(),
       previewMethod: previewMethodOf(values),
       logger,
     });

@@ -22,3 +22,5 @@ export const USER_FILES_MAX = 10_000;
 export const UPLOAD_NAMES_MAX = 10_000;
 /** How long an idle HTTP connection stays open, as ComfyUI's server has it; with Node's 5 s clients run into closed ones. */
 export const KEEP_ALIVE_MS = 75_000;
+/** How long /system_stats waits for the daemon's figures; the image's health check gives up after 3 s. */
+export const STATUS_MS_MAX = 2_000;

@@ -30,6 +30,14 @@ export class ModelClients {
     return settled.flatMap((result) => (result.status === "fulfilled" ? [result.value] : []));
   }
 
+  /** Who computes here: the daemon, where one answers, and this process's own engine once it is open. */
+  async reachable(): Promise<LunaClient[]> {
+    await this.open("force_daemon").catch(() => undefined);
+    const all = await this.opened();
+    const daemon = all.find(({ isDaemon }) => isDaemon);
+    return all.filter((client) => !client.isDaemon || client === daemon);
+  }
+
   async close(): Promise<void> {
     for (const client of await this.opened()) await client.close();
     this.#clients.clear();

@@ -6,7 +6,7 @@ import { mkdir, symlink, utimes, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, expect, test } from "vitest";
 import { E, S, startApiTest } from "../support/api-test.ts";
-import type { Json } from "../support/test-instance.ts";
+import { type Json, startTestInstance, type TestInstance } from "../support/test-instance.ts";
 
 const { here, run, close } = await startApiTest();
 afterAll(close);
@@ -16,6 +16,15 @@ test("01 idle: nothing remains, with and without /api", async () => {
     expect(await here.get(path)).toEqual({ exec_info: { queue_remaining: 0 } });
   }
   expect(await here.get("/api/queue")).toEqual({ queue_running: [], queue_pending: [] });
+});
+
+test("an instance that has done nothing yet shows the daemon's device, and without one its own", async () => {
+  const alone = await startTestInstance();
+  const names = async (instance: TestInstance) =>
+    (await instance.get("/system_stats")).devices.map(({ name }: Json) => name);
+  expect(await names(alone)).toEqual([expect.stringContaining("no daemon yet")]);
+  expect(await names(here)).toEqual([expect.stringContaining("Luna daemon")]);
+  await alone.close();
 });
 
 test("02 the first message is the status with the client's id", async () => {
@@ -91,7 +100,7 @@ test("25 what the front end keeps, asks and is refused", async () => {
   expect((await here.fetch("/api/jobs?limit=0")).status).toBe(400);
   const { system, devices } = await here.get("/system_stats");
   expect(system.comfyui_version).toBe("0.18.1");
-  expect(devices[0]).toMatchObject({ name: expect.stringContaining("Luna daemon"), index: 0 });
+  expect(devices).toMatchObject([{ name: expect.stringContaining("Luna daemon"), index: 0 }]);
   const foreign = await here.fetch("/prompt", { headers: { origin: "https://evil.example" } });
   expect(foreign.status).toBe(403);
 });

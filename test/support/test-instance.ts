@@ -171,7 +171,7 @@ export async function startTestInstance(options: TestInstanceOptions = {}): Prom
     port: 0,
     concurrency: options.concurrency ?? 1,
     version: "0.0.0",
-    clients: () => clients.opened(),
+    clients: () => clients.reachable(),
     previewMethod: options.previewMethod ?? "auto",
     ...(options.frontEndRoot === undefined ? {} : { frontEndRoot: options.frontEndRoot }),
   });

@@ -3,6 +3,7 @@ import { cpus, freemem, totalmem } from "node:os";
 import type { LunaClient } from "../../client/index.ts";
 import type { NodeServices } from "../../nodes/index.ts";
 import type { Definitions } from "../../workflow/index.ts";
+import { STATUS_MS_MAX } from "../limits.ts";
 import { describeNodes } from "../object-info.ts";
 import { FEATURES } from "../socket-hub.ts";
 import { KINDS } from "./model-routes.ts";
@@ -12,7 +13,7 @@ export type InfoRoutesOptions = Readonly<{
   definitions: Definitions;
   services: NodeServices;
   version: string;
-  /** Clients that are connected; their daemon's device is what system_stats shows. */
+  /** Who computes: their devices are what system_stats shows. */
   clients: () => Promise<readonly LunaClient[]>;
 }>;
 
@@ -60,11 +61,20 @@ async function systemStats({ version, clients }: InfoRoutesOptions): Promise<unk
   };
 }
 
+/** Undefined for a daemon that is just restarting: the page must neither fail nor wait for it. */
+async function statusOf(client: LunaClient) {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<undefined>((resolve) => {
+    timer = setTimeout(resolve, STATUS_MS_MAX, undefined);
+  });
+  const status = client.status().catch(() => undefined);
+  return await Promise.race([status, late]).finally(() => clearTimeout(timer));
+}
+
 async function devices(clients: readonly LunaClient[]): Promise<unknown[]> {
   const listed: unknown[] = [];
   for (const client of clients) {
-    // A daemon that is just restarting must not make the page fail.
-    const status = await client.status().catch(() => undefined);
+    const status = await statusOf(client);
     if (status === undefined) continue;
     const { engine, models } = status;
     const used = models.reduce((sum, { bytes }) => sum + bytes, 0);
