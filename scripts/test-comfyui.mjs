@@ -16,7 +16,7 @@ if (comfyui === undefined) {
 } else {
   const chosen = process.argv.slice(2);
   const args = chosen.length > 0 ? chosen : ["discover", "-p", "test_*.py"];
-  const run = spawnSync(python, ["-m", "unittest", "-v", ...args], {
+  const run = spawnSync(python, ["-m", "unittest", ...args, "-v"], {
     cwd: folder,
     stdio: "inherit",
   });

@@ -6,6 +6,7 @@ ComfyUI on the daemon (takeover) and in ComfyUI alone. Usage: measure.py daemon|
 
 import asyncio
 import json
+import os
 import statistics
 import sys
 import time
@@ -112,9 +113,10 @@ def alone(folder):
 
 def main():
     make_models("full")
+    load, _, _ = os.getloadavg()
     with Folder() as folder:
         found = {"daemon": on_daemon, "local": alone}[sys.argv[1]](folder)
-    keep_figures(sys.argv[1], {"side": SIDE, "steps": STEPS, **found})
+    keep_figures(sys.argv[1], {"side": SIDE, "steps": STEPS, "load": load, **found})
     print(json.dumps(found, indent=1))
 
 

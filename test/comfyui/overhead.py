@@ -4,6 +4,7 @@ a real daemon, ComfyUI's sampler, a 64x64 latent with CFG, over the Unix socket 
 Usage: overhead.py [CHECKPOINT] [STEPS] [KIND]   (kind narrow or full, of the models to write first)
 """
 
+import os
 import statistics
 import sys
 import time
@@ -41,7 +42,9 @@ def measure(url):
     over = sorted(span - each for span, each in zip(spans[WARM_UP:], engine[WARM_UP:]))
     p50, p95 = over[len(over) // 2], over[int(len(over) * 0.95)]
     own = statistics.median(engine)
-    return f"p50 {p50:.2f} ms, p95 {p95:.2f} ms of {len(over)} steps, engine {own:.0f} ms"
+    text = f"p50 {p50:.2f} ms, p95 {p95:.2f} ms of {len(over)} steps, engine {own:.0f} ms"
+    # Of that the engine itself makes two on two cores.
+    return f"{text}, load average {os.getloadavg()[0]:.1f}"
 
 
 def main():

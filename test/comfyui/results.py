@@ -67,29 +67,39 @@ def figures_table():
     remote, local = found.get("daemon", {}), found.get("local", {})
 
     def pair(name, pick):
-        return f"| {name} | {pick(remote)} | {pick(local)} |" if remote and local else ""
+        values = [pick(side) if side else "" for side in (remote, local)]
+        return f"| {name} | {' | '.join(values)} |" if any(values) else ""
 
     def gigabytes(key):
         return lambda side: f"{side[key] / 1e9:.2f} GB"
+
+    def more(side):
+        return f"{(side['rss'] - side['rss_start']) / 1e9:.2f} GB"
 
     def seconds(run):
         return lambda side: f"{side[run]['first_step_s']:.1f} s" if run in side else ""
 
     if not found:
         return ""
-    head = "Memory and time of one workflow, SD1.5 at full width in float32, random weights:\n\n"
+    head = "Memory and time of one workflow, SD1.5 at full width in float32, random weights"
+    head += (
+        "".join(f", {side['side']}x{side['side']}" for side in (remote or local,) if side) + ":\n\n"
+    )
     lines = [
         "| | ComfyUI on the daemon | ComfyUI alone |",
         "|---|---|---|",
+        pair("load average of the machine before (two cores)", lambda side: f"{side['load']:.1f}"),
         pair("memory of the ComfyUI process (RSS) before any model", gigabytes("rss_start")),
         pair("after four pictures, two of them with a LoRA, one decoded", gigabytes("rss")),
-        pair("of that not shared with files", gigabytes("rss_private")),
+        pair("that is, more than before any model", more),
+        pair("of all that not shared with files", gigabytes("rss_private")),
         pair("the highest meanwhile", gigabytes("rss_highest")),
         pair("from queueing to the end of the first step, nothing loaded anywhere", seconds("cold")),
         pair("the same in a new process with a warm daemon", seconds("warm_daemon_new_process")),
         pair("the same when the model has run before: nearly the step alone", seconds("warm")),
         pair("the same when a LoRA was put on", seconds("lora")),
         pair("the same when its strength was changed", seconds("lora_strength")),
+        pair("a step after the first", lambda side: f"{side['warm']['step_s']:.1f} s"),
         *(
             f"| a step beside the engine's time, seen from Python, {way} | {text} | |"
             for way, text in found.get("overhead", {}).items()
