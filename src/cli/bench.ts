@@ -57,6 +57,7 @@ const GOALS: Readonly<Record<string, string>> = {
   "fairness.stallSteps": "<= 1",
   "loraMix.ratio": "<= 1.1",
   "loraSwitch.ratio": "<= 1.02",
+  "loraSwitch.sd15.ratio": "<= 1.02",
   "loraFirstUse.ms": "<= 30",
   "coldstart.ms": "<= 1500",
   "torchStep.unet32.ratio": ">= 1.5",

@@ -7,10 +7,11 @@ import {
   median,
   rateOf,
   round,
+  type Step,
   stepInputs,
   timeSteps,
 } from "./bed.ts";
-import { EMBEDDED, writeLora } from "./models.ts";
+import { EMBEDDED, FULL_SD15, writeLora } from "./models.ts";
 
 const CLIENTS = 8;
 const RANK = 16;
@@ -70,34 +71,21 @@ export async function loraMix(bed: BenchBed): Promise<Figures> {
   };
 }
 
-/** One client: two stacks in turns against no LoRA, and against one that stays; then a first use. */
+/**
+ * One client: two stacks in turns against no LoRA, and against one that stays, on the embedded model
+ * and on SD1.5 at full width; then a first use.
+ */
 export async function loraSwitch(bed: BenchBed): Promise<Figures> {
   const name = await bed.unet("embedded", EMBEDDED);
-  const [one = "", two = ""] = await loraNames(bed, 2);
+  const loras = await loraNames(bed, 2);
   const large = join(bed.folder, "loras", "large.safetensors");
   const largeBytes = await writeLora(large, EMBEDDED, { rank: LARGE_RANK, seed: 99 });
   for (let n = 0; n < FIRST_USES; n++) {
     await copyFile(large, join(bed.folder, "loras", `large-${n}.safetensors`));
   }
   const daemon = await bed.daemon();
-  const with_ = async (...names: string[]): Promise<DaemonModel> => {
-    const model = await bed.model(daemon.url, name);
-    for (const lora of names) model.addLora(lora, 0.7);
-    return model;
-  };
-  const [none, first, second] = [await with_(), await with_(one), await with_(one, two)];
-  const times = { none: [] as number[], stays: [] as number[], turns: [] as number[] };
-  const inputs = stepInputs(none, STEP);
-  const timed = async (model: DaemonModel, into: number[], n: number) => {
-    const beginMs = performance.now();
-    await model.forward(inputs);
-    if (n >= bed.amount(50)) into.push(performance.now() - beginMs);
-  };
-  for (let n = 0; n < bed.amount(450); n++) {
-    await timed(none, times.none, n);
-    await timed(n % 2 ? first : second, times.turns, n);
-  }
-  for (let n = 0; n < bed.amount(450); n++) await timed(first, times.stays, n);
+  const with_ = stackOn(bed, daemon.url, name);
+  const embedded = await switching(with_, loras, { step: STEP, count: bed.amount(400) });
   const firstUses: number[] = [];
   let steadyMs = 0;
   for (let n = 0; n < FIRST_USES; n++) {
@@ -108,16 +96,68 @@ export async function loraSwitch(bed: BenchBed): Promise<Figures> {
   }
   const overlap = await readBeside(await with_(), await with_("large.safetensors"));
   await daemon.stop();
-  const [noneMs, turnsMs, staysMs] = [times.none, times.turns, times.stays].map(median);
   return {
-    ratio: round((turnsMs ?? 0) / (noneMs ?? 1)),
-    ratioToSame: round((turnsMs ?? 0) / (staysMs ?? 1)),
-    ...{ noneMs: round(noneMs ?? 0), turnsMs: round(turnsMs ?? 0), staysMs: round(staysMs ?? 0) },
+    ...embedded,
+    sd15: await switchingSd15(bed),
     firstUse: {
       ms: round(median(firstUses), 1),
       firstMs: round(firstUses[0] ?? 0, 1),
       ...{ bytes: largeBytes, steadyMs: round(steadyMs), overlap },
     },
+  };
+}
+
+type Stacked = (...names: string[]) => Promise<DaemonModel>;
+
+/** Clients of their own, each with the stack it is asked for. */
+function stackOn(bed: BenchBed, url: string, model: string): Stacked {
+  return async (...names) => {
+    const opened = await bed.model(url, model);
+    for (const lora of names) opened.addLora(lora, 0.7);
+    return opened;
+  };
+}
+
+async function switchingSd15(bed: BenchBed): Promise<Figures> {
+  const name = await bed.unet("full", FULL_SD15);
+  const loras = ["sd15-0.safetensors", "sd15-1.safetensors"];
+  for (const [seed, lora] of loras.entries()) {
+    await writeLora(join(bed.folder, "loras", lora), FULL_SD15, { rank: RANK, seed: seed + 1 });
+  }
+  const daemon = await bed.daemon();
+  const with_ = stackOn(bed, daemon.url, name);
+  const figures = await switching(with_, loras, { step: { side: 32 }, count: bed.amount(12) });
+  await daemon.stop();
+  return figures;
+}
+
+/** Medians of steps without a LoRA, with two stacks in turns and with one that stays, taken in turns. */
+async function switching(
+  with_: Stacked,
+  [one = "", two = ""]: readonly string[],
+  { step, count }: { step: Step; count: number },
+): Promise<Figures> {
+  const [none, first, second] = [await with_(), await with_(one), await with_(one, two)];
+  const times = { none: [] as number[], stays: [] as number[], turns: [] as number[] };
+  const inputs = stepInputs(none, step);
+  const timed = async (model: DaemonModel, into: number[], n: number) => {
+    const beginMs = performance.now();
+    await model.forward(inputs);
+    if (n >= 0) into.push(performance.now() - beginMs);
+  };
+  const warmUp = Math.ceil(count / 8) + 1;
+  for (let n = -warmUp; n < count; n++) {
+    await timed(none, times.none, n);
+    await timed(n % 2 ? first : second, times.turns, n);
+  }
+  for (const model of [first, second]) {
+    for (let n = -warmUp; n < count / 2; n++) await timed(model, times.stays, n);
+  }
+  const [noneMs, turnsMs, staysMs] = [times.none, times.turns, times.stays].map(median);
+  return {
+    ratio: round((turnsMs ?? 0) / (noneMs ?? 1)),
+    ratioToSame: round((turnsMs ?? 0) / (staysMs ?? 1)),
+    ...{ noneMs: round(noneMs ?? 0), turnsMs: round(turnsMs ?? 0), staysMs: round(staysMs ?? 0) },
   };
 }
 
