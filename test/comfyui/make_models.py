@@ -29,8 +29,8 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel  # noqa: E4
 from safetensors.torch import save_file  # noqa: E402
 
 # Counted up when the weights change, so that they are written again.
-NARROW_VERSION = 4
-FULL_VERSION = 1
+NARROW_VERSION = 5
+FULL_VERSION = 2
 
 torch.set_num_threads(1)
 META = torch.device("meta")
@@ -195,7 +195,8 @@ class Loras:
         keys = comfy.lora.model_lora_keys_unet(model, {})
         self.layers = {
             name: shapes[key]
-            for name, key in keys.items()
+            # Sorted: ComfyUI's map is made from sets, and each layer is to have the same numbers each time.
+            for name, key in sorted(keys.items())
             if name.startswith("lora_unet_") and key in shapes and len(shapes[key]) > 1
         }
         self._generator = torch.Generator().manual_seed(seed)

@@ -73,6 +73,9 @@ def figures_table():
     def gigabytes(key):
         return lambda side: f"{side[key] / 1e9:.2f} GB"
 
+    def load(side):
+        return f"{side['load']:.1f}" if "load" in side else ""
+
     def more(side):
         return f"{(side['rss'] - side['rss_start']) / 1e9:.2f} GB"
 
@@ -88,7 +91,7 @@ def figures_table():
     lines = [
         "| | ComfyUI on the daemon | ComfyUI alone |",
         "|---|---|---|",
-        pair("load average of the machine before (two cores)", lambda side: f"{side['load']:.1f}"),
+        pair("load average of the machine before (two cores)", load),
         pair("memory of the ComfyUI process (RSS) before any model", gigabytes("rss_start")),
         pair("after four pictures, two of them with a LoRA, one decoded", gigabytes("rss")),
         pair("that is, more than before any model", more),

@@ -159,7 +159,7 @@ class Life(unittest.TestCase):
         model, clip, _ = graph.router("force_daemon")
         made = graph.LunaConfigGateway(
             model=model, clip=clip,
-            positive_prompt="a house <lora:a:0.8> <lora:text:0.4:0.9> <lora:twice:0.3>",
+            positive_prompt="a house <lora:b:0.8> <lora:text:0.4:0.9> <lora:twice:0.3>",
             negative_prompt="blurry <lora:nothing:1>", clip_skip=-2, seed=7, steps=10, cfg=5.0,
         )  # fmt: skip
         graph.save(graph.KSampler(
@@ -170,7 +170,8 @@ class Life(unittest.TestCase):
         found = self.latent(self.comfy, graph.nodes)
         stock = Graph()
         model, clip, _ = stock.checkpoint()
-        for name, strength, for_clip in (("a", 0.8, 0.8), ("text", 0.4, 0.9), ("twice", 0.3, 0.3)):
+        # Layers of attention: ComfyUI's names of other up blocks fit nets of even depth only.
+        for name, strength, for_clip in (("b", 0.8, 0.8), ("text", 0.4, 0.9), ("twice", 0.3, 0.3)):
             model = stock.LoraLoader(
                 model=model, clip=clip, lora_name=f"{name}.safetensors", strength_model=strength,
                 strength_clip=for_clip,
@@ -184,7 +185,7 @@ class Life(unittest.TestCase):
         )
         for text in (
             "[LunaConfigGateway] DaemonModel detected - UNet LoRAs via daemon",
-            "[LunaConfigGateway] LoRA 'a' → daemon (model=0.8, clip=0.0)",
+            "[LunaConfigGateway] LoRA 'b' → daemon (model=0.8, clip=0.0)",
             "[DaemonModel] Added LoRA 'text.safetensors' (model_str=0.4), stack size: 2",
             "[LunaConfigGateway] Warning: LoRA 'nothing' not found",
         ):
