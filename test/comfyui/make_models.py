@@ -195,7 +195,7 @@ class Loras:
         keys = comfy.lora.model_lora_keys_unet(model, {})
         self.layers = {
             name: shapes[key]
-            # Sorted: ComfyUI's map is made from sets, and each layer is to have the same numbers each time.
+            # Sorted: ComfyUI's map is made from sets; a layer is to have the same numbers each time.
             for name, key in sorted(keys.items())
             if name.startswith("lora_unet_") and key in shapes and len(shapes[key]) > 1
         }
