@@ -67,20 +67,25 @@ def figures_table():
     remote, local = found.get("daemon", {}), found.get("local", {})
 
     def pair(name, pick):
-        values = [pick(side) if side else "" for side in (remote, local)]
+        values = []
+        for side in (remote, local):
+            try:
+                values.append(pick(side))
+            except KeyError:  # Not measured there.
+                values.append("")
         return f"| {name} | {' | '.join(values)} |" if any(values) else ""
 
     def gigabytes(key):
         return lambda side: f"{side[key] / 1e9:.2f} GB"
 
     def load(side):
-        return f"{side['load']:.1f}" if "load" in side else ""
+        return f"{side['load']:.1f}"
 
     def more(side):
         return f"{(side['rss'] - side['rss_start']) / 1e9:.2f} GB"
 
     def seconds(run):
-        return lambda side: f"{side[run]['first_step_s']:.1f} s" if run in side else ""
+        return lambda side: f"{side[run]['first_step_s']:.1f} s"
 
     if not found:
         return ""
