@@ -7,16 +7,16 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import * as runtime from "onnxruntime-node";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { floatsOf, unetItem } from "../../test/support/engine-items.ts";
-import { seededValues, seededWeight } from "../../test/support/seeded.ts";
-import { tinyUNetConfig } from "../../test/support/tiny-checkpoint.ts";
-import { layerWeights, type UNetConfig, unetLayers } from "../checkpoint/index.ts";
-import { SILENT_LOGGER } from "../kernel/index.ts";
-import { fromFloat, serializeSafetensors, type Tensor, toFloat } from "../tensor/index.ts";
-import { OnnxEngine } from "./onnx-engine.ts";
-import type { LoraUse, RunItem } from "./port.ts";
-import { providerNamed } from "./providers.ts";
-import { relativeError } from "./self-test.ts";
+import { layerWeights, type UNetConfig, unetLayers } from "../../src/checkpoint/index.ts";
+import { OnnxEngine } from "../../src/engine/onnx-engine.ts";
+import type { LoraUse, RunItem } from "../../src/engine/port.ts";
+import { providerNamed } from "../../src/engine/providers.ts";
+import { relativeError } from "../../src/engine/self-test.ts";
+import { SILENT_LOGGER } from "../../src/kernel/index.ts";
+import { fromFloat, serializeSafetensors, type Tensor, toFloat } from "../../src/tensor/index.ts";
+import { floatsOf, unetItem } from "../support/engine-items.ts";
+import { seededValues, seededWeight } from "../support/seeded.ts";
+import { tinyUNetConfig } from "../support/tiny-checkpoint.ts";
 
 const LAYERS = {
   linear: "input_blocks.1.1.transformer_blocks.0.attn1.to_q",

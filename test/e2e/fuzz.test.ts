@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { fuzz } from "./support/fuzz.ts";
+import { fuzz } from "../support/fuzz.ts";
 
 test("20,000 hostile inputs are accepted or refused with a documented code", async () => {
   const seed = 20_261_124;

@@ -4,15 +4,20 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import * as runtime from "onnxruntime-node";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { floatsOf, unetItem } from "../../test/support/engine-items.ts";
-import { seededValues } from "../../test/support/seeded.ts";
-import { tinyTensors } from "../../test/support/tiny-checkpoint.ts";
-import { SILENT_LOGGER } from "../kernel/index.ts";
-import { type FloatTensor, fromFloat, serializeSafetensors, toFloat } from "../tensor/index.ts";
-import { OnnxEngine } from "./onnx-engine.ts";
-import type { LoraUse, RunItem } from "./port.ts";
-import { providerNamed } from "./providers.ts";
-import { relativeError } from "./self-test.ts";
+import { OnnxEngine } from "../../src/engine/onnx-engine.ts";
+import type { LoraUse, RunItem } from "../../src/engine/port.ts";
+import { providerNamed } from "../../src/engine/providers.ts";
+import { relativeError } from "../../src/engine/self-test.ts";
+import { SILENT_LOGGER } from "../../src/kernel/index.ts";
+import {
+  type FloatTensor,
+  fromFloat,
+  serializeSafetensors,
+  toFloat,
+} from "../../src/tensor/index.ts";
+import { floatsOf, unetItem } from "../support/engine-items.ts";
+import { seededValues } from "../support/seeded.ts";
+import { tinyTensors } from "../support/tiny-checkpoint.ts";
 
 const LINEAR = "input_blocks.1.1.transformer_blocks.0.attn1.to_q";
 const CONV = "middle_block.0.in_layers.2";
