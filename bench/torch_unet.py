@@ -168,15 +168,16 @@ def serve(path: str, heads: int) -> None:
             adapters = Adapters(unet.w, command["rank"])
             sizes = [a.numel() + b.numel() for a, b in adapters.pairs.values()]
             answer = {"layers": len(sizes), "bytes": 4 * sum(sizes)}
-        else:
-            side = command.get("side", 0)
-            x = torch.tensor(command.get("x", []), dtype=torch.float32).reshape(-1, 4, side, side)
-            context = torch.tensor(command.get("context", []), dtype=torch.float32)
+        elif command["do"] == "switch" and adapters is not None:
             begin = time.perf_counter()
-            if command["do"] == "switch" and adapters is not None:
-                adapters.switch(command["strength"])
-            elif command["do"] == "step":
-                out = unet.forward(x, 500.0, context.reshape(x.shape[0], 77, -1))
+            adapters.switch(command["strength"])
+            answer = {"ms": 1000 * (time.perf_counter() - begin)}
+        elif command["do"] == "step":
+            side = command["side"]
+            x = torch.tensor(command["x"], dtype=torch.float32).reshape(-1, 4, side, side)
+            context = torch.tensor(command["context"], dtype=torch.float32)
+            begin = time.perf_counter()
+            out = unet.forward(x, 500.0, context.reshape(x.shape[0], 77, -1))
             answer = {"ms": 1000 * (time.perf_counter() - begin)}
             if command.get("result"):
                 answer["out"] = out.flatten().tolist()
