@@ -58,3 +58,10 @@ describe("validation says what ComfyUI says", () => {
     if (golden.valid) expect(toPythonJson(promptToJson(made.prompt))).toBe(golden.after);
   });
 });
+
+test.each(["toString", "__proto__", "constructor"])("a node may be called %s", async (id) => {
+  const prompt = JSON.stringify({ node: { class_type: "SaveImage", inputs: {} } });
+  const options = { definitions: NODE_DEFINITIONS, services: new FakeServices() };
+  const made = await validatePrompt(parsePrompt(prompt.replace("node", id)), options);
+  expect(Object.entries(made.nodeErrors)).toMatchObject([[id, { dependent_outputs: [id] }]]);
+});

@@ -110,10 +110,8 @@ class PromptValidator {
   async validate(outputs: readonly string[]): Promise<Validation> {
     const good: string[] = [];
     const own: InputError[] = [];
-    const nodeErrors: Record<
-      string,
-      { errors: readonly InputError[]; dependent_outputs: string[]; class_type: string }
-    > = {};
+    // A node may have any id, "toString" too.
+    const byNode = new Map<string, NodeErrors[string] & { dependent_outputs: string[] }>();
     for (const output of outputs) {
       const { isValid, errors } = await this.#check(output);
       if (isValid) {
@@ -123,14 +121,17 @@ class PromptValidator {
       own.push(...errors);
       for (const [id, verdict] of this.#verdicts) {
         if (verdict.isValid || verdict.errors.length === 0) continue;
-        nodeErrors[id] ??= {
+        const class_type = this.#prompt.get(id)?.classType ?? "";
+        const known = byNode.get(id) ?? {
           errors: verdict.errors,
           dependent_outputs: [],
-          class_type: this.#prompt.get(id)?.classType ?? "",
+          class_type,
         };
-        nodeErrors[id].dependent_outputs.push(output);
+        known.dependent_outputs.push(output);
+        byNode.set(id, known);
       }
     }
+    const nodeErrors: NodeErrors = Object.fromEntries(byNode);
     const problems = [...this.#cycles, ...listProblems(nodeErrors)];
     const prompt = withInputs(this.#prompt, this.#converted);
     if (good.length > 0) return { prompt, outputs: good, nodeErrors, problems };
