@@ -65,6 +65,13 @@ test("a model is found by id, by name and by path, and its header is read once",
   await expect(registry.describe("../v")).rejects.toMatchObject({ code: "PATH_REFUSED" });
 });
 
+test("an id means its own file, whatever a folder of another kind is called", async () => {
+  await mkdir(join(root, "checkpoints/vae"));
+  await writeFile(join(root, "checkpoints/vae/v.safetensors"), "1");
+  expect((await registry.resolve("vae/v.safetensors")).id).toBe("vae/v.safetensors");
+  expect((await registry.resolve("checkpoints/vae/v")).id).toBe("checkpoints/vae/v.safetensors");
+});
+
 test("a net is loaded on first use, under two names only once, and a net there is none of is named", async () => {
   await symlink(join(root, "vae/v.safetensors"), join(root, "checkpoints/alias.safetensors"));
   const first = await registry.acquire("v", "vae-decoder");

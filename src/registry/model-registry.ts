@@ -80,23 +80,21 @@ export class ModelRegistry {
   }
 
   /**
-   * The file a client means: an id ("checkpoints/a.safetensors"), a name within `kinds`, with or
-   * without extension, or an absolute path below a model folder.
+   * The file a client means: an id ("checkpoints/a.safetensors"), else a name within `kinds`, with
+   * or without extension, or an absolute path below a model folder.
    * Throws MODEL_UNKNOWN, or PATH_REFUSED for anything outside the folders.
    */
   async resolve(reference: string, kinds: readonly ModelKind[] = NET_KINDS): Promise<ModelFile> {
     if (isAbsolute(reference)) return await this.#files.findPath(reference);
-    for (const kind of kinds) {
-      const file = await this.#files.find(kind, reference);
+    // Ids first: they mean one file, and a step must not list folders for the other kinds.
+    const [first = "", ...rest] = reference.replaceAll("\\", "/").split("/");
+    const own = KIND_ALIASES[first] ?? first;
+    const wanted: [ModelKind, string][] = kinds.map((kind) => [kind, reference]);
+    if (isModelKind(own) && rest.length > 0) wanted.unshift([own, rest.join("/")]);
+    for (const [kind, name] of wanted) {
+      const file = await this.#files.find(kind, name);
       if (file !== undefined) return file;
     }
-    const [first = "", ...rest] = reference.replaceAll("\\", "/").split("/");
-    const kind = KIND_ALIASES[first] ?? first;
-    const file =
-      isModelKind(kind) && rest.length > 0
-        ? await this.#files.find(kind, rest.join("/"))
-        : undefined;
-    if (file !== undefined) return file;
     const todo = /\.(ckpt|pth?|bin|gguf)$/i.test(reference)
       ? "only .safetensors files are read, convert it"
       : 'check the name with "luna models"';
@@ -129,9 +127,16 @@ export class ModelRegistry {
       path: print.path,
       component,
       fingerprint: print.key,
-      bytesEstimate: estimateBytes(checkpoint, component),
+      estimateBytes: () => estimateBytes(checkpoint, component),
     });
-    return { model: file.id, path: print.path, component, checkpoint, release };
+    return {
+      ...{ model: file.id, path: print.path, component, checkpoint },
+      release: () => {
+        release();
+        // For the next step, which would wait for the disk; this one's client has its answer first.
+        void this.#prints.read(file.path);
+      },
+    };
   }
 
   /** Loads nets ahead of their first use; all of the file's when none are named. */

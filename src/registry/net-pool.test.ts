@@ -32,7 +32,7 @@ const createPool = (bytesMax: number) => {
   return { loader, pool: new NetPool({ loader, bytesMax, logger: SILENT_LOGGER }) };
 };
 const request = (path: string, fingerprint = "1", bytesEstimate = Number(path.split("-")[1])) =>
-  ({ path, component: "unet", fingerprint, bytesEstimate }) as const;
+  ({ path, component: "unet", fingerprint, estimateBytes: () => bytesEstimate }) as const;
 const full = expect.objectContaining({ code: "MEMORY_EXCEEDED" });
 
 test("one load however many ask at once; a failure reaches all, and the next may succeed", async () => {

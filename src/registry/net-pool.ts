@@ -19,7 +19,8 @@ export type NetRequest = Readonly<{
   component: ComponentName;
   /** Of the file's content: another one means that the file was replaced. */
   fingerprint: string;
-  bytesEstimate: number;
+  /** What it is expected to take; asked only when it is loaded, for it looks at every weight. */
+  estimateBytes: () => number;
 }>;
 
 export type NetStatus = Readonly<{
@@ -141,11 +142,12 @@ export class NetPool {
   }
 
   async #load(key: string, request: NetRequest): Promise<void> {
-    const { path, component, fingerprint, bytesEstimate } = request;
+    const { path, component, fingerprint } = request;
     const old = this.#nets.get(key);
     if (old?.fingerprint === fingerprint) return;
     if (old !== undefined && old.users > 0) return; // Who asked waits for it, and asks again.
     if (old !== undefined) await this.#remove(old);
+    const bytesEstimate = request.estimateBytes();
     await this.#makeRoom(request, bytesEstimate);
     const net: Net = {
       ...{ key, path, component, fingerprint, state: "loading", bytes: bytesEstimate },

@@ -133,6 +133,8 @@ export class NetRunner {
     } finally {
       controlled?.release();
       lease.release();
+      // As the lease does: the next step finds the disk's answer.
+      for (const lora of given.loras) this.#findLora(lora, request).catch(() => undefined);
     }
   }
 
