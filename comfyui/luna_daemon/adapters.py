@@ -153,7 +153,9 @@ def _source(value):
 def _entries_of(key, entries, net):
     """(source, strength, Entry) of each patch that changes something."""
     shape, layer = net.shapes[key], net.layer_of(key)
-    for _, _, _, offset, function in entries:
+    for _, value, _, offset, function in entries:
+        if isinstance(value, list):
+            raise Unsupported(f"A merge of models on {key}")
         if offset is not None or function is not None:
             raise Unsupported(f"A patch of a part of {key}")
     is_vector = len(shape) < 2

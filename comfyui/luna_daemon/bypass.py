@@ -2,8 +2,16 @@
 module's forward, so they are read from it and sent as the adapters they stand for."""
 
 
+from comfy.weight_adapter import bypass as stock
+
+
 def is_bypass(forward):
     return type(getattr(forward, "__self__", None)).__name__ == "BypassForwardHook"
+
+
+def is_bypass_injection(injection):
+    """They hold the modules of the net they were made for."""
+    return getattr(injection.inject, "__module__", None) == stock.__name__
 
 
 def bypass_adapters(root, prefix=""):
@@ -13,27 +21,6 @@ def bypass_adapters(root, prefix=""):
         for name, module in root.named_modules()
         for hook in _chain(module.__dict__.get("forward"))
     ]
-
-
-def replaced_forward(root):
-    """Name of a module whose forward something else has replaced, or None."""
-    for name, module in root.named_modules():
-        forward = module.__dict__.get("forward")
-        # A bypass hook that was taken off leaves the module's own method there.
-        own = getattr(forward, "__func__", None) is type(module).forward
-        if forward is not None and not own and not is_bypass(forward):
-            return name
-    return None
-
-
-def modules_of(root):
-    """The modules of a net as a set that `strange_module` compares with."""
-    return {id(module) for module in root.modules()}
-
-
-def strange_module(root, own):
-    """Name of a module that something has put into the net since `modules_of`, or None."""
-    return next((name for name, each in root.named_modules() if id(each) not in own), None)
 
 
 def _chain(forward):

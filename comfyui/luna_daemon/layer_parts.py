@@ -18,8 +18,6 @@ RANK_MAX = 1024
 def parts_of(key, value, shape, is_bypass=False):
     """The parts by name. `value` is an adapter, or one of ComfyUI's tuples. Raises Unsupported for
     what the daemon cannot do, ValueError for an adapter that does not fit the weight."""
-    if isinstance(value, list):
-        raise Unsupported(f"A merge of models on {key}")
     if isinstance(value, tuple):
         return _tuple_parts(key, value, shape)
     name = getattr(value, "name", type(value).__name__)

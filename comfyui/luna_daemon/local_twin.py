@@ -12,6 +12,10 @@ import comfy.model_management
 import comfy.utils
 import folder_paths
 
+from .bypass import is_bypass_injection
+
+NET = "diffusion_model."
+
 
 class LocalTwin:
     def __init__(self, load):
@@ -57,14 +61,30 @@ class LocalTwin:
         """The model with real weights, patched as `remote` is and on its device."""
         key = remote.effective_key()
         if key != self._key:
+            if self._clone is not None:
+                # ComfyUI does so only as long as it has the patcher.
+                self._clone.eject_model()
             self._clone = self.like(remote, bypass)
-            comfy.model_management.load_models_gpu([self._clone])
+            _put_into_net(self._clone, remote)
+            within = self._clone.get_nested_additional_models()
+            comfy.model_management.load_models_gpu([self._clone, *within])
             self._key = key
         return self._clone.model
 
     def begin_run(self):
         """Other models may have pushed the net off its device since the last run."""
         self._key = None
+
+
+def _put_into_net(clone, remote):
+    """Parts of the net that nodes have replaced, and modules that are put in when it is loaded."""
+    for name, part in remote.object_patches.items():
+        if name.startswith(NET):
+            clone.add_object_patch(name, part)
+    for key, injections in remote.injections.items():
+        clone.set_injections(key, [each for each in injections if not is_bypass_injection(each)])
+    clone.additional_models = dict(remote.additional_models)
+    clone.attachments = dict(remote.attachments)
 
 
 def _add_lora(patcher, lora, strength, is_clip):

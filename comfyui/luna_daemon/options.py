@@ -31,6 +31,9 @@ def features_of(options, model_channels, arguments=None):
     patches = options.get("patches", {})
     for kind in PATCHES:
         for function in patches.get(kind, ()):
+            if isinstance(function, tuple):
+                # forward_timestep_embed_patch: the class of a module, and how it is called.
+                function = function[-1]
             if kind == "output_block_patch" and _is_of(function, "FreeU") and not features:
                 features["freeu"] = _freeu(function, model_channels)
             else:

@@ -3,10 +3,12 @@
 import torch
 
 from . import adapters
-from .bypass import bypass_adapters, modules_of, replaced_forward, strange_module
+from .bypass import bypass_adapters
+from .compat import name_of
 from .control import control_tensors, joined, rows_of, skip_shapes
 from .daemon import Run
 from .errors import LunaError, Unsupported
+from .net_parts import NetParts
 from .options import features_of
 from .remote_net import RemoteNet
 
@@ -26,7 +28,7 @@ class RemoteUNet(RemoteNet):
         self._net = adapters.Net(
             shapes, _layer_of, lambda key: read_weight(key.removeprefix(PREFIX))
         )
-        self._modules = modules_of(base.diffusion_model)
+        self._parts = NetParts(base.diffusion_model)
         self._skips = {}
         self._loras = (None, [])
 
@@ -64,16 +66,15 @@ class RemoteUNet(RemoteNet):
         for name in patcher.object_patches:
             if name.startswith("diffusion_model"):
                 raise Unsupported(f"A node that replaces {name}")
-        replaced = replaced_forward(self._base.diffusion_model)
-        if replaced is not None:
-            raise Unsupported(f"A node that replaces the forward of {replaced}")
-        strange = strange_module(self._base.diffusion_model, self._modules)
-        if strange is not None:
-            raise Unsupported(f"A node that puts {strange} into the net")
+        self._check_parts()
         features_of(patcher.model_options.get("transformer_options", {}), self._channels)
         self._resolve(patcher.patches, self._bypass())
         for patches in patcher.hook_patches.values():
             self._resolve(patches, [])
+
+    def _check_parts(self):
+        for each in self._parts.foreign():
+            raise Unsupported(_told(each))
 
     def _bypass(self):
         return bypass_adapters(self._base.diffusion_model, PREFIX)
@@ -96,6 +97,7 @@ class RemoteUNet(RemoteNet):
         tensors = {"x": x, "timesteps": timesteps, "context": context, "y": y}
         if self.local_reason is None:
             try:
+                self._check_parts()
                 features = features_of(transformer_options, self._channels, arguments)
                 return self._run(tensors, control, features)
             except (Unsupported, LunaError) as error:
@@ -131,6 +133,9 @@ class RemoteUNet(RemoteNet):
 
     def _run_locally(self, tensors, control, options, arguments):
         model = self.twin.loaded(self.patcher, self._bypass())
+        for each in self._parts.foreign():
+            if not each.is_in(model.diffusion_model):
+                raise Unsupported(f"{_told(each)} in a way that a local copy cannot repeat")
         dtype = model.get_dtype_inference()
         cast = {
             name: each if name == "timesteps" or each is None else each.to(dtype)
@@ -140,6 +145,14 @@ class RemoteUNet(RemoteNet):
             **cast, control=control, transformer_options=options, **arguments
         )
         return out.to(tensors["x"].dtype)
+
+
+def _told(foreign):
+    if foreign.what is None:
+        return f"A node that takes parts out of {foreign.name}"
+    if foreign.is_forward:
+        return f"A node that replaces the forward of {foreign.name} by {name_of(foreign.what)}"
+    return f"A node that puts {name_of(foreign.what)} into the net at {foreign.name}"
 
 
 def _layer_of(key):

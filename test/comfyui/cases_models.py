@@ -274,6 +274,25 @@ def _(g):
     g.save(g.sample(model, g.prompts(clip)))
 
 
+@case("HypernetworkLoader", expects="local")
+def _(g):
+    model, clip, _ = g.checkpoint()
+    model = g.HypernetworkLoader(model=model, hypernetwork_name="style.pt", strength=0.7)
+    g.save(g.sample(model, g.prompts(clip)))
+
+
+@case("GLIGENTextBoxApply", expects="local")
+def _(g):
+    model, clip, _ = g.checkpoint()
+    positive, negative = g.prompts(clip)
+    positive = g.GLIGENTextBoxApply(
+        conditioning_to=positive, clip=clip,
+        gligen_textbox_model=g.GLIGENLoader(gligen_name="boxes.safetensors"),
+        text="a lighthouse", width=32, height=24, x=16, y=8,
+    )  # fmt: skip
+    g.save(g.sample(model, (positive, negative)))
+
+
 @case("ModelMergeSimple", expects="local")
 def _(g):
     model, clip, _ = g.checkpoint()

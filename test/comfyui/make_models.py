@@ -15,6 +15,7 @@ import comfy.options  # noqa: E402
 comfy.options.enable_args_parsing()
 
 import comfy.cldm.cldm  # noqa: E402
+import comfy.gligen  # noqa: E402
 import comfy.lora  # noqa: E402
 import comfy.model_base  # noqa: E402
 import comfy.model_detection  # noqa: E402
@@ -29,7 +30,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel  # noqa: E4
 from safetensors.torch import save_file  # noqa: E402
 
 # Counted up when the weights change, so that they are written again.
-NARROW_VERSION = 5
+NARROW_VERSION = 6
 FULL_VERSION = 2
 
 torch.set_num_threads(1)
@@ -180,6 +181,41 @@ def adapter_light(seed):
         cin=192, channels=[320, 640, 1280, 1280], nums_rb=4
     )
     return random_weights({n: tuple(t.shape) for n, t in net.state_dict().items()}, seed)
+
+
+def gligen(config, seed):
+    """A gated attention beside each of the UNet's, and the net that makes tokens of boxes."""
+    tensors = {}
+    with META:
+        position = comfy.gligen.PositionNet(in_dim=768, out_dim=768)
+        parts = {"position_net.": position.state_dict()}
+        for name, shape in unet_shapes(config).items():
+            block, found, _ = name.partition(".1.transformer_blocks.0.norm1.weight")
+            if found:
+                gate = comfy.gligen.GatedSelfAttentionDense(shape[0], 768, 8, shape[0] // 8)
+                parts[f"{block}.1.transformer_blocks.0.fuser."] = gate.state_dict()
+    for prefix, found in parts.items():
+        shapes = {name: tuple(each.shape) for name, each in found.items()}
+        tensors.update(prefixed(prefix, random_weights(shapes, seed)))
+    # How far a gate is open.
+    return {n: torch.tensor(0.8) if ".alpha_" in n else t for n, t in tensors.items()}
+
+
+def hypernetwork(seed):
+    """Two layers on keys and on values, by their width: of the text's attention and of the picture's."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def net(width):
+        random = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
+        return {
+            "linear.0.weight": random(2 * width, width) * width**-0.5,
+            "linear.0.bias": random(2 * width) * 0.05,
+            "linear.1.weight": random(width, 2 * width) * width**-0.5,
+            "linear.1.bias": random(width) * 0.05,
+        }
+
+    nets = {width: [net(width), net(width)] for width in (768, 320)}
+    return {"activation_func": "relu", "is_layer_norm": False, "use_dropout": False, **nets}
 
 
 class Loras:
@@ -333,7 +369,10 @@ def saver(folder):
         os.makedirs(os.path.dirname(place), exist_ok=True)
         # Under another name first: two runs of the tests may write at once.
         draft = f"{place}.{os.getpid()}"
-        save_file({n: t.contiguous() for n, t in tensors.items()}, draft)
+        if path.endswith(".pt"):
+            torch.save(tensors, draft)
+        else:
+            save_file({n: t.contiguous() for n, t in tensors.items()}, draft)
         os.replace(draft, place)
 
     return save
@@ -380,6 +419,8 @@ def narrow(folder):
         "embeddings/thing.safetensors",
         {"emb_params": 0.5 * torch.randn(3, 768, generator=torch.Generator().manual_seed(11))},
     )
+    save("gligen/boxes.safetensors", gligen(NARROW_SD1, 14))
+    save("hypernetworks/style.pt", hypernetwork(15))
     loras = Loras(NARROW_SD1)
     for name, tensors in {
         "a": loras.lora(), "b": loras.lora(rank=8, alpha=8.0, only="attn"), "c": loras.lora(alpha=4.0),
