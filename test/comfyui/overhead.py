@@ -38,11 +38,13 @@ def measure(url):
     model.model.diffusion_model._forward = forward
     p.sample(model, steps=STEPS + WARM_UP, side=64)
     client.connection.close()
-    engine = [each for _, each, _ in client.steps]
-    over = sorted(span - each for span, each in zip(spans[WARM_UP:], engine[WARM_UP:]))
+    steps = [(span, *step) for span, step in zip(spans, client.steps)][WARM_UP:]
+    over = sorted(span - engine for span, _, engine, _ in steps)
     p50, p95 = over[len(over) // 2], over[int(len(over) * 0.95)]
-    own = statistics.median(engine)
-    text = f"p50 {p50:.2f} ms, p95 {p95:.2f} ms of {len(over)} steps, engine {own:.0f} ms"
+    pack = statistics.median(span - total for span, total, _, _ in steps)
+    engine = statistics.median(engine for _, _, engine, _ in steps)
+    text = f"p50 {p50:.2f} ms (the pack {pack:.2f}), p95 {p95:.2f} ms of {len(over)} steps"
+    text = f"{text}, engine {engine:.0f} ms"
     # Of that the engine itself makes two on two cores.
     return f"{text}, load average {os.getloadavg()[0]:.1f}"
 
