@@ -229,13 +229,11 @@ function overlayOf(
   return { key, layers, bytes, weights };
 }
 
-/** Factors that folding has made; others belong to their files. */
+/** What the factors keep in memory: those of a file are views of few pieces. */
 function bytesOfStack({ applied }: Stack): number {
-  let bytes = 0;
-  for (const { factors } of applied) {
-    for (const { up, down } of factors.values()) bytes += up.byteLength + down.byteLength;
-  }
-  return bytes;
+  const layers = applied.flatMap(({ factors }) => [...factors.values()]);
+  const buffers = new Set(layers.flatMap(({ up, down }) => [up.buffer, down.buffer]));
+  return [...buffers].reduce((sum, { byteLength }) => sum + byteLength, 0);
 }
 
 function bytesOf(tensors: Tensors): number {

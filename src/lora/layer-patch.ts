@@ -18,7 +18,7 @@ import {
   part,
 } from "./low-rank.ts";
 import { isFinite32, type Matrix, scaled, transpose } from "./matrix.ts";
-import { owned } from "./read-factor.ts";
+import { type FactorMemory, owned } from "./read-factor.ts";
 import type { DensePatch, LayerPatch, ParsedLora } from "./types.ts";
 
 const NO_FACTORS = { rank: 0, down: new Float32Array(0), up: new Float32Array(0) };
@@ -32,11 +32,14 @@ const isNorm = ({ kind }: AdapterTarget): boolean => kind === "layer-norm" || ki
 export function layerPatch(
   group: AdapterGroup,
   target: AdapterTarget,
+  memory: FactorMemory,
 ): { kind: AdapterKind; patch: LayerPatch } | undefined {
   const { parts } = group;
   const kind = adapterKind(group);
   if (kind === undefined) return undefined;
-  const patch = isNorm(target) ? normPatch(parts, kind, target) : matrixPatch(group, kind, target);
+  const patch = isNorm(target)
+    ? normPatch(parts, kind, target)
+    : matrixPatch(group, kind, { target, memory });
   if (patch === undefined) return undefined;
   const bias = parts.has("diff_b") ? "diff_b" : "b_norm";
   const shift = parts.has(bias) ? { bias: vector(parts, bias, target.outputs) } : {};
@@ -92,7 +95,7 @@ function normPatch(parts: Parts, kind: AdapterKind, target: AdapterTarget): Laye
 function matrixPatch(
   group: AdapterGroup,
   kind: AdapterKind,
-  target: AdapterTarget,
+  { target, memory }: Readonly<{ target: AdapterTarget; memory: FactorMemory }>,
 ): LayerPatch | undefined {
   const { parts } = group;
   const count = target.outputs * target.inputs * target.kernel[0] * target.kernel[1];
@@ -100,7 +103,7 @@ function matrixPatch(
     case "lora":
     case "loha":
     case "lokr":
-      return lowRank(group, kind, target);
+      return lowRank(group, kind, { target, memory });
     case "glora":
       return gloraPatch(parts, target);
     case "oft": {

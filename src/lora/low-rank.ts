@@ -23,7 +23,13 @@ import {
   transpose,
   tuckerBasis,
 } from "./matrix.ts";
-import { owned, readFactor, readTransposed } from "./read-factor.ts";
+import {
+  type FactorMemory,
+  owned,
+  readFactor,
+  readTransposed,
+  sharedCount,
+} from "./read-factor.ts";
 import type { LowRank } from "./types.ts";
 
 export type LowRankKind = "lora" | "loha" | "lokr";
@@ -61,8 +67,12 @@ export function adapterKind({ parts }: AdapterGroup): AdapterKind | undefined {
  * Factors of one layer. Throws LORA_MALFORMED when a tensor is missing, does not fit the layer or
  * holds NaN or infinity, and LORA_UNSUPPORTED when the exact rank exceeds the limit.
  */
-export function lowRank(group: AdapterGroup, kind: LowRankKind, target: AdapterTarget): LowRank {
-  if (kind === "lora" && !group.parts.has("mid")) return plainLora(group.parts, target);
+export function lowRank(
+  group: AdapterGroup,
+  kind: LowRankKind,
+  { target, memory }: Readonly<{ target: AdapterTarget; memory: FactorMemory }>,
+): LowRank {
+  if (kind === "lora" && !group.parts.has("mid")) return plainLora(group.parts, target, memory);
   const { up, down } = {
     lora: loraPair,
     loha: lohaPair,
@@ -198,15 +208,23 @@ function tucker(parts: Parts, core: PartName, b: Matrix): Matrix {
   return tuckerBasis(values, b);
 }
 
+/** How much of a `FactorMemory` the factors of a layer take. */
+export function sharedCountOf({ parts }: AdapterGroup): number {
+  const [up, down] = [parts.get("up"), parts.get("down")];
+  if (up === undefined || down === undefined || parts.has("mid")) return 0;
+  return sharedCount(up.tensor) + sharedCount(down.tensor);
+}
+
 /** LoRA and LoCon without a core, read in one pass. */
-function plainLora(parts: Parts, target: AdapterTarget): LowRank {
+function plainLora(parts: Parts, target: AdapterTarget, memory: FactorMemory): LowRank {
   const [up, down] = [matrixSize(parts, "up"), matrixSize(parts, "down")];
   expectPair(parts, ["up", up.columns], ["down", down.rows]);
   expectOutputs(parts, "up", [up.rows, target]);
   expectInputs(parts, "down", [down.columns, target]);
   const factor = alphaScale(parts, down.rows);
-  const left = readTransposed(part(parts, "up").tensor, [up.rows, up.columns], factor);
-  const right = readFactor(part(parts, "down").tensor);
+  const size = [up.rows, up.columns] as const;
+  const left = readTransposed(part(parts, "up").tensor, size, { factor, memory });
+  const right = readFactor(part(parts, "down").tensor, memory);
   if (left && right) return { rank: down.rows, up: left, down: right };
   throw malformed(parts, "holds NaN or infinity");
 }

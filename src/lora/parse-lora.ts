@@ -5,7 +5,8 @@ import { type AdapterGroup, groupAdapterKeys, type PartName } from "./adapter-ke
 import { createLayerResolver, type NetName, type ResolvedLayer } from "./layer-names.ts";
 import { bytesOfPatch, layerPatch } from "./layer-patch.ts";
 import { ADAPTER_BYTES_MAX } from "./limits.ts";
-import type { AdapterKind } from "./low-rank.ts";
+import { type AdapterKind, sharedCountOf } from "./low-rank.ts";
+import { FactorMemory } from "./read-factor.ts";
 import type { LayerPatch, LoraModel, ParsedLora } from "./types.ts";
 
 /**
@@ -35,6 +36,7 @@ export function parseShare(
   const groups = mergeSpellings(all.map((group) => ({ group, ...resolve(group.layer) }))).filter(
     (_, at) => at % count === index,
   );
+  const memory = factorMemory(groups);
   const nets = new Map<NetName, Map<string, LayerPatch>>();
   const unmatchedKeys = index === 0 ? [...otherKeys] : [];
   const kinds = new Set<AdapterKind>();
@@ -46,7 +48,7 @@ export function parseShare(
       continue;
     }
     if (net !== undefined && group.refused !== undefined) throw unsupported(group.refused);
-    const found = target && layerPatch(group, target);
+    const found = target && layerPatch(group, target, memory);
     if (net === undefined || target === undefined || found === undefined) {
       unmatchedKeys.push(...group.keys);
       continue;
@@ -63,6 +65,13 @@ export function parseShare(
   for (const [net, layers] of nets) if (net !== "unet") text.set(net, layers);
   const format = [...kinds].sort().join("+");
   return { format, unet, text, unmatchedKeys, bytes, isForOthersToo };
+}
+
+/** As much as the layers will take, or as the limit lets them. */
+function factorMemory(groups: readonly NamedGroup[]): FactorMemory {
+  const counts = groups.map(({ group, target }) => (target ? sharedCountOf(group) : 0));
+  const count = counts.reduce((sum, each) => sum + each, 0);
+  return new FactorMemory(Math.min(count, ADAPTER_BYTES_MAX / Float32Array.BYTES_PER_ELEMENT));
 }
 
 type NamedGroup = ResolvedLayer & Readonly<{ group: AdapterGroup }>;

@@ -1,118 +1,68 @@
 /**
  * The factors of plain LoRAs, nearly all there is in practice, from the file's element type to what
- * the graph takes in one pass: decoded by table, checked, and transposed where that is needed.
+ * the graph takes in one pass: decoded, checked, and transposed where that is needed.
  */
-import { type DType, type Tensor, toFloat } from "../tensor/index.ts";
+import {
+  decodeHalves,
+  decodeTransposed,
+  elementCount,
+  isHalf,
+  type Tensor,
+  toFloat,
+} from "../tensor/index.ts";
 import { isFinite32, transpose } from "./matrix.ts";
 
-/** How a two-byte float tells infinity and NaN: all bits of its exponent are set. */
-const EXPONENTS: Partial<Record<DType, number>> = { F16: 0x7c00, BF16: 0x7f80 };
-/** The bit that an exponent of ones overflows into when its lowest bit is added. */
-const OVERFLOW = 0x8000;
-const CODES = 1 << 16;
-/** Rows of one block of a transposition: its reads and writes stay in the cache. */
-const BLOCK = 32;
+/** One piece of memory for many factors. All of it is alive as long as one factor is. */
+export class FactorMemory {
+  readonly #values: Float32Array;
+  #used = 0;
 
-const tables = new Map<DType, Float32Array>();
+  constructor(count: number) {
+    // Not zeroed, which takes as long as writing the values: they are all written, or none is used.
+    const { buffer } = Buffer.allocUnsafeSlow(count * Float32Array.BYTES_PER_ELEMENT);
+    this.#values = new Float32Array(buffer, 0, count);
+  }
 
-/** The value of each code of a two-byte type. */
-function tableOf(dtype: DType): Float32Array {
-  const known = tables.get(dtype);
-  if (known !== undefined) return known;
-  const codes = Uint16Array.from({ length: CODES }, (_, code) => code);
-  const bytes = new Uint8Array(codes.buffer);
-  const { data } = toFloat({ dtype, shape: [CODES], bytes });
-  tables.set(dtype, data);
-  return data;
+  /** The next `count` values; memory of their own where no more are left. */
+  take(count: number): Float32Array {
+    const begin = this.#used;
+    if (begin + count > this.#values.length) return new Float32Array(count);
+    this.#used += count;
+    return this.#values.subarray(begin, this.#used);
+  }
 }
 
-type Coded = Readonly<{ codes: Uint16Array; values: Float32Array; exponent: number }>;
-
-function codedOf({ dtype, bytes }: Tensor): Coded | undefined {
-  const exponent = EXPONENTS[dtype];
-  if (exponent === undefined || bytes.byteOffset % 2 !== 0) return undefined;
-  const codes = new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 2);
-  return { codes, values: tableOf(dtype), exponent };
+/** How much of a `FactorMemory` reading a tensor takes. */
+export function sharedCount({ dtype, shape }: Tensor): number {
+  return isHalf(dtype) ? elementCount(shape) : 0;
 }
 
-/** All values in their order, in memory of their own; undefined if one is NaN or infinite. */
-export function readFactor(tensor: Tensor): Float32Array | undefined {
-  const coded = codedOf(tensor);
-  if (coded === undefined) {
+/** All values in their order; undefined if one is NaN or infinite. */
+export function readFactor(tensor: Tensor, memory: FactorMemory): Float32Array | undefined {
+  const { dtype, shape, bytes } = tensor;
+  if (!isHalf(dtype)) {
     const { data } = toFloat(tensor);
     return isFinite32(data) ? owned(data) : undefined;
   }
-  const { codes, values, exponent } = coded;
-  const one = exponent & -exponent;
-  const { length } = codes;
-  const data = new Float32Array(length);
-  let overflow = 0;
-  for (let i = 0; i < length; i++) {
-    const code = codes[i] as number;
-    overflow |= (code & exponent) + one;
-    data[i] = values[code] as number;
-  }
-  return (overflow & OVERFLOW) === 0 ? data : undefined;
+  const data = memory.take(elementCount(shape));
+  return decodeHalves({ dtype, bytes }, data) ? data : undefined;
 }
 
 /** A matrix [rows, columns] as [columns, rows] times `factor`; undefined as in `readFactor`. */
 export function readTransposed(
   tensor: Tensor,
   [rows, columns]: readonly [number, number],
-  factor: number,
+  { factor, memory }: Readonly<{ factor: number; memory: FactorMemory }>,
 ): Float32Array | undefined {
-  const coded = codedOf(tensor);
-  if (coded === undefined) {
+  const { dtype, bytes } = tensor;
+  if (!isHalf(dtype)) {
     const { data } = transpose({ rows, columns, data: toFloat(tensor).data }, factor);
     return isFinite32(data) ? data : undefined;
   }
-  const data = new Float32Array(rows * columns);
-  if (!transposeCodes(coded, { rows, columns, factor, result: data })) return undefined;
+  const into = memory.take(rows * columns);
+  if (!decodeTransposed({ dtype, bytes }, { rows, columns, factor, into })) return undefined;
   // A finite value times a factor of at most 1 is finite.
-  return Math.abs(factor) <= 1 || isFinite32(data) ? data : undefined;
-}
-
-/** False if a value is NaN or infinite. Four columns at a time, for speed. */
-function transposeCodes(
-  { codes, values, exponent }: Coded,
-  options: Readonly<{ rows: number; columns: number; factor: number; result: Float32Array }>,
-): boolean {
-  const { rows, columns, factor, result } = options;
-  const one = exponent & -exponent;
-  const columnsOfFour = columns - (columns % 4);
-  let overflow = 0;
-  for (let begin = 0; begin < rows; begin += BLOCK) {
-    const end = Math.min(begin + BLOCK, rows);
-    for (let column = 0; column < columnsOfFour; column += 4) {
-      let from = begin * columns + column;
-      let to = column * rows + begin;
-      for (let row = begin; row < end; row++, from += columns, to++) {
-        const a = codes[from] as number;
-        const b = codes[from + 1] as number;
-        const c = codes[from + 2] as number;
-        const d = codes[from + 3] as number;
-        overflow |=
-          ((a & exponent) + one) |
-          ((b & exponent) + one) |
-          ((c & exponent) + one) |
-          ((d & exponent) + one);
-        result[to] = (values[a] as number) * factor;
-        result[to + rows] = (values[b] as number) * factor;
-        result[to + 2 * rows] = (values[c] as number) * factor;
-        result[to + 3 * rows] = (values[d] as number) * factor;
-      }
-    }
-    for (let column = columnsOfFour; column < columns; column++) {
-      let from = begin * columns + column;
-      let to = column * rows + begin;
-      for (let row = begin; row < end; row++, from += columns, to++) {
-        const code = codes[from] as number;
-        overflow |= (code & exponent) + one;
-        result[to] = (values[code] as number) * factor;
-      }
-    }
-  }
-  return (overflow & OVERFLOW) === 0;
+  return Math.abs(factor) <= 1 || isFinite32(into) ? into : undefined;
 }
 
 /** A copy when the values are a view of the file, which would keep the whole file in memory. */

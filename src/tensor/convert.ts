@@ -4,6 +4,7 @@
  * https://www.opencompute.org/documents/ocp-8-bit-floating-point-specification-ofp8-revision-1-0-2023-12-01-pdf-1
  */
 import { LunaError } from "../kernel/index.ts";
+import { decodeHalves } from "./halves.ts";
 import { type DType, elementCount, type FloatTensor, type Tensor } from "./tensor.ts";
 
 const scratchFloat = new Float32Array(1);
@@ -36,7 +37,6 @@ function decodeE5M2(bits: number): number {
 const table = (size: number, decode: (bits: number) => number): Float32Array =>
   Float32Array.from({ length: size }, (_, bits) => decode(bits));
 
-let halfTable: Float32Array | undefined;
 let e4m3Table: Float32Array | undefined;
 let e5m2Table: Float32Array | undefined;
 
@@ -71,11 +71,6 @@ function aligned(bytes: Uint8Array, size: number): Uint8Array {
   return bytes.byteOffset % size === 0 ? bytes : new Uint8Array(bytes);
 }
 
-function words(bytes: Uint8Array): Uint16Array {
-  const source = aligned(bytes, 2);
-  return new Uint16Array(source.buffer, source.byteOffset, source.byteLength / 2);
-}
-
 /**
  * Reads a tensor as float32. A view without a copy when it is F32 and aligned.
  * Integer types are read as their values. Throws TENSOR_MALFORMED for a wrong byte count.
@@ -99,15 +94,15 @@ function decodeBytes(dtype: DType, bytes: Uint8Array): Float32Array {
       const source = aligned(bytes, 4);
       return new Float32Array(source.buffer, source.byteOffset, source.byteLength >> 2);
     }
-    case "F16": {
-      halfTable ??= table(65536, decodeHalf);
-      return lookUp(words(bytes), halfTable);
-    }
+    case "F16":
     case "BF16": {
-      const source = words(bytes);
-      const bits = new Uint32Array(source.length);
-      for (let i = 0; i < source.length; i++) bits[i] = (source[i] ?? 0) << 16;
-      return new Float32Array(bits.buffer);
+      const data = new Float32Array(bytes.byteLength >> 1);
+      const areFinite = decodeHalves({ dtype, bytes }, data);
+      // A half's NaNs become one: their payloads mean nothing.
+      if (dtype === "F16" && !areFinite) {
+        for (const [i, value] of data.entries()) if (Number.isNaN(value)) data[i] = Number.NaN;
+      }
+      return data;
     }
     case "F8_E4M3":
       e4m3Table ??= table(256, decodeE4M3);
@@ -120,7 +115,7 @@ function decodeBytes(dtype: DType, bytes: Uint8Array): Float32Array {
   }
 }
 
-function lookUp(codes: Uint8Array | Uint16Array, values: Float32Array): Float32Array {
+function lookUp(codes: Uint8Array, values: Float32Array): Float32Array {
   const data = new Float32Array(codes.length);
   for (let i = 0; i < codes.length; i++) data[i] = values[codes[i] ?? 0] ?? 0;
   return data;

@@ -1,5 +1,6 @@
 export { encodeHalf, fromFloat, toFloat } from "./convert.ts";
 export { digestTensor } from "./digest.ts";
+export { decodeHalves, decodeTransposed, isHalf } from "./halves.ts";
 export {
   parseSafetensors,
   parseSafetensorsHeader,
