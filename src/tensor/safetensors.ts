@@ -37,6 +37,10 @@ function malformed(message: string, cause?: unknown): LunaError {
   return new LunaError("TENSOR_MALFORMED", message, { cause });
 }
 
+// Made once: a frame of a step is parsed six times on its way, and each new one costs as much.
+const UTF8 = new TextDecoder("utf-8", { fatal: true });
+const UTF8_ENCODER = new TextEncoder();
+
 function parseHeaderLength(prefix: Uint8Array, totalBytes: number): number {
   if (prefix.byteLength < PREFIX_BYTES) {
     throw malformed(`Not a safetensors file: ${totalBytes} bytes, at least 8 are needed.`);
@@ -119,7 +123,7 @@ function assertNoOverlap(tensors: ReadonlyMap<string, TensorEntry>): void {
 export function parseSafetensorsHeader(json: Uint8Array, totalBytes: number): SafetensorsHeader {
   let root: unknown;
   try {
-    root = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(json));
+    root = JSON.parse(UTF8.decode(json));
   } catch (cause) {
     throw malformed("The safetensors header is not valid JSON.", cause);
   }
@@ -183,7 +187,7 @@ export function serializeSafetensorsHeader(
     root[name] = { dtype, shape, data_offsets: [offset, end] };
     offset = end;
   }
-  const json = new TextEncoder().encode(JSON.stringify(root));
+  const json = UTF8_ENCODER.encode(JSON.stringify(root));
   const total = Math.ceil((PREFIX_BYTES + json.byteLength) / ALIGNMENT_BYTES) * ALIGNMENT_BYTES;
   const header = new Uint8Array(total).fill(0x20);
   new DataView(header.buffer).setBigUint64(0, BigInt(total - PREFIX_BYTES), true);
