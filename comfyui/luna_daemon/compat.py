@@ -28,7 +28,7 @@ def name_of(function):
     """For a message: the node where the table knows it, and where the code stands."""
     function = _innermost(function)
     kind = function if hasattr(function, "__qualname__") else type(function)
-    place = f"{kind.__module__}.{kind.__qualname__}"
+    place = f"{os.path.basename(kind.__module__)}.{kind.__qualname__}"
     row = row_of(function)
     return f"{' / '.join(row['nodes'])} ({place})" if row else place
 

@@ -293,7 +293,7 @@ def _(g):
     g.save(g.sample(model, (positive, negative)))
 
 
-@case("ModelMergeSimple", expects="local")
+@case("ModelMergeSimple", expects="local", named="merge of models")
 def _(g):
     model, clip, _ = g.checkpoint()
     other = g.UNETLoader(unet_name="sd1-other.safetensors", weight_dtype="default")

@@ -131,11 +131,11 @@ class PromptFailed(Exception):
 class Comfy(Process):
     """One ComfyUI with a base folder of its own, the models shared by link."""
 
-    def __init__(self, folder, name, env=None, with_pack=True):
+    def __init__(self, folder, name, env=None, with_pack=True, others=()):
         self.base = folder / name
         (self.base / "custom_nodes").mkdir(parents=True, exist_ok=True)
         (self.base / "models").symlink_to(MODELS)
-        packs = {"luna-test-nodes": HERE / "nodes"}
+        packs = {"luna-test-nodes": HERE / "nodes", **{each.name: each for each in others}}
         if with_pack:
             packs["luna-daemon"] = ROOT / "comfyui"
         for pack, place in packs.items():

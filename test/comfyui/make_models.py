@@ -1,7 +1,7 @@
 """
 Writes the models of the ComfyUI tests: random weights in the layouts that ComfyUI accepts, as narrow
 as its detection allows (SD1.5 means 320 channels and a context of 768; levels and blocks are free).
-Usage: make_models.py FOLDER narrow|full   (needs COMFYUI_PATH)
+Usage: make_models.py FOLDER narrow|full|packs   (needs COMFYUI_PATH)
 """
 
 import os
@@ -32,6 +32,7 @@ from safetensors.torch import save_file  # noqa: E402
 # Counted up when the weights change, so that they are written again.
 NARROW_VERSION = 6
 FULL_VERSION = 2
+PACKS_VERSION = 1
 
 torch.set_num_threads(1)
 META = torch.device("meta")
@@ -59,6 +60,10 @@ WIDE_SD1 = {
 XS_SD1 = {
     **WIDE_SD1, "transformer_depth": [0, 1, 1], "transformer_depth_middle": -2,
     "transformer_depth_output": [0, 0, 1, 1, 1, 1], "num_head_channels": 64, "num_heads": -1,
+}  # fmt: skip
+# The widths of SD1.5, which motion modules are made for, with attention in three places.
+MOTION_SD1 = {
+    **SD1, "transformer_depth": [1] + [0] * 7, "transformer_depth_output": [0] * 11 + [1],
 }  # fmt: skip
 # What ComfyUI takes for KOALA 700M, the family's smallest: depths 0, 2 and 5, here all 320 wide.
 NARROW_SDXL = {
@@ -449,5 +454,47 @@ def full(folder):
     save("loras/text-xl.safetensors", both)
 
 
+def ip_adapter(seed):
+    """The plain one of SD1.5: four tokens of a picture's vector, a key and a value of them for each
+    of 16 attentions, here all as wide as in NARROW_SD1."""
+    shapes = {
+        "image_proj.proj.weight": (4 * 768, 1024), "image_proj.proj.bias": (4 * 768,),
+        "image_proj.norm.weight": (768,), "image_proj.norm.bias": (768,),
+    }  # fmt: skip
+    for number in range(1, 32, 2):
+        shapes.update({f"ip_adapter.{number}.to_{part}_ip.weight": (320, 768) for part in "kv"})
+    return random_weights(shapes, seed)
+
+
+def motion_module(seed):
+    """AnimateDiff's v3 for SD1.5 (32 frames, nothing in the middle), on the way down alone and with
+    one attention in place of two."""
+    shapes = {}
+    for block, width in enumerate((320, 640, 1280, 1280)):
+        for number in range(2):
+            net = f"down_blocks.{block}.motion_modules.{number}.temporal_transformer"
+            inner = f"{net}.transformer_blocks.0"
+            for name, inputs, outputs in (
+                (f"{net}.proj_in", width, width), (f"{net}.proj_out", width, width),
+                (f"{inner}.attention_blocks.0.to_out.0", width, width),
+                (f"{inner}.ff.net.0.proj", width, 8 * width), (f"{inner}.ff.net.2", 4 * width, width),
+            ):  # fmt: skip
+                shapes.update({f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)})
+            for name in (f"{net}.norm", f"{inner}.norms.0", f"{inner}.ff_norm"):
+                shapes.update({f"{name}.weight": (width,), f"{name}.bias": (width,)})
+            for part in "qkv":
+                shapes[f"{inner}.attention_blocks.0.to_{part}.weight"] = (width, width)
+            shapes[f"{inner}.attention_blocks.0.pos_encoder.pe"] = (1, 32, width)
+    return random_weights(shapes, seed, torch.float16)
+
+
+def packs(folder):
+    save = saver(folder)
+    save("ipadapter/ip-adapter.safetensors", ip_adapter(31))
+    save("animatediff_models/motion.safetensors", motion_module(32))
+    net = random_weights(unet_shapes(MOTION_SD1), 33, torch.float16)
+    save("diffusion_models/sd1-motion.safetensors", net)
+
+
 if __name__ == "__main__":
-    {"narrow": narrow, "full": full}[ARGUMENTS[1]](ARGUMENTS[0])
+    {"narrow": narrow, "full": full, "packs": packs}[ARGUMENTS[1]](ARGUMENTS[0])

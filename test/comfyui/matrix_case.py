@@ -13,17 +13,20 @@ class Case:
     # A picture is compared too.
     has_picture: bool = False
     note: str = ""
+    # Of a "local" one: what force_daemon's error names.
+    named: str = ""
 
 
 # Narrow models, and those of full width.
 CASES, FULL_CASES = [], []
 
 
-def case(name, expects="daemon", has_picture=False, note="", tier=CASES):
+def case(name, expects="daemon", has_picture=False, note="", named="", tier=CASES):
     def add(build):
         graph = Graph()
         build(graph)
-        tier.append(Case(name, graph.nodes, expects, has_picture, note))
+        named_by = named or name.split()[0]
+        tier.append(Case(name, graph.nodes, expects, has_picture, note, named_by))
         return build
 
     return add

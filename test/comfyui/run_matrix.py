@@ -49,6 +49,28 @@ def compare(case, local, remote):
     return row
 
 
+def forced(workflow):
+    """The same with LunaModelRouter and force_daemon in place of the checkpoint loader."""
+    changed = {"daemon_mode": "force_daemon"}
+    return {
+        number: {"class_type": "LunaModelRouter", "inputs": {**node["inputs"], **changed}}
+        if node["class_type"] == "CheckpointLoaderSimple"
+        else node
+        for number, node in workflow.items()
+    }
+
+
+def refusal(comfy, case):
+    """What is wrong with force_daemon's answer to what goes local in auto, or an empty text."""
+    try:
+        comfy.run(forced(case.workflow))
+    except PromptFailed as error:
+        text = str(error)
+        is_named = case.named in text and "use force_local for this branch" in text
+        return "" if is_named else f"force_daemon does not name {case.named}: {text}"
+    return "force_daemon made a picture"
+
+
 def judge(row, log):
     """What is wrong with a row, or an empty text."""
     if not row["difference"] <= TOLERANCE:
@@ -85,6 +107,8 @@ def run(cases):
                 try:
                     row = compare(case, local_result(stock, case), result(taken, case))
                     row["problem"] = judge(row, taken.output()[seen:])
+                    if case.expects == "local" and not row["problem"]:
+                        row["problem"] = refusal(taken, case)
                 except PromptFailed as error:
                     row = {"case": case.name, "expects": case.expects, "problem": str(error)}
                 row["seconds"] = time.monotonic() - began
