@@ -16,6 +16,18 @@ test("the pack has the version of the package", () => {
   expect(read("comfyui/luna_daemon/__init__.py")).toContain(`VERSION = "${version}"`);
 });
 
+test("pyproject.toml is as the ComfyUI registry wants it, but for an address that is not there yet", () => {
+  const text = read("comfyui/pyproject.toml");
+  // docs.comfy.org/registry/specifications: no digit first, no two special characters in a row.
+  expect(text).toMatch(/^name = "(?!.*comfyui)[a-z](?:[-_.]?[a-z0-9]){1,98}"$/m);
+  expect(text).toMatch(/^version = "\d+\.\d+\.\d+"$/m);
+  expect(text).toMatch(/^license = \{ file = "LICENSE" \}$/m);
+  expect(read("comfyui/LICENSE")).toContain("MIT License");
+  expect(text).toMatch(/^classifiers = \["Operating System :: [^"]+"\]$/m);
+  expect(text).toMatch(/^PublisherId = "[a-z0-9-]+"$/m);
+  expect(text).toMatch(/^requires-comfyui = ">=\d+\.\d+\.\d+"$/m);
+});
+
 test("no module of the pack is longer than 400 lines", () => {
   const list = spawnSync("git", ["ls-files", "comfyui/*.py"], { cwd: root, encoding: "utf8" });
   const long = list.stdout
