@@ -1,7 +1,7 @@
 /** Adapter files, read tensor by tensor: a whole file in memory first would cost as much as decoding it. */
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
 import { LunaError } from "../kernel/index.ts";
-import { type LoraModel, parseShare, type Share } from "../lora/index.ts";
+import { type LoraModel, type PieceSource, parseShare, type Share } from "../lora/index.ts";
 import {
   type DType,
   readSafetensorsHeader,
@@ -48,7 +48,7 @@ class StoredTensor implements Tensor {
 export async function readLoraFile(
   path: string,
   model: LoraModel,
-  share: Share,
+  share: Share & Readonly<{ newPiece?: PieceSource }>,
 ): Promise<ReturnType<typeof parseShare> | undefined> {
   const file = openFile(path);
   if (file === undefined) return undefined;

@@ -6,17 +6,19 @@ import { buffersOf, type LoraModel } from "../lora/index.ts";
 import { readLoraFile } from "./lora-file.ts";
 import type { ReadResult, ReadTask } from "./lora-reader.ts";
 import { encodeError } from "./messages.ts";
+import { SparePieces } from "./spare-pieces.ts";
 
 const port = parentPort;
 assert(port !== null, "This module runs in a thread.");
 const models = new Map<string, LoraModel>();
+const spares = new SparePieces();
 
 async function read({ id, path, modelKey, model, share }: ReadTask): Promise<ReadResult> {
   try {
     if (model !== undefined) models.set(modelKey, model);
     const known = models.get(modelKey);
     assert(known !== undefined, "A model comes with the first file that is read for it.");
-    const parsed = await readLoraFile(path, known, share);
+    const parsed = await readLoraFile(path, known, { ...share, newPiece: spares.take });
     return parsed === undefined ? { id } : { id, parsed };
   } catch (error) {
     return { id, error: encodeError(LunaError.from(error)) };
@@ -24,8 +26,11 @@ async function read({ id, path, modelKey, model, share }: ReadTask): Promise<Rea
 }
 
 port.on("message", (task: ReadTask) => {
+  spares.pause();
   void read(task).then((result) => {
     const buffers = result.parsed === undefined ? [] : buffersOf(result.parsed);
     port.postMessage(result, buffers);
+    // Not before the first file: an engine without LoRAs needs none.
+    spares.refill();
   });
 });

@@ -20,5 +20,6 @@ export {
   vectorRows,
 } from "./pack-adapters.ts";
 export { joinLoras, parseLora, parseShare, type Share } from "./parse-lora.ts";
+export { type PieceSource, rawPiece } from "./read-factor.ts";
 export { applyLowRank } from "./resolve-patch.ts";
 export type * from "./types.ts";

@@ -2,7 +2,7 @@ import { readFileSync } from "node:fs";
 import { expect, test } from "vitest";
 import { loraModel } from "../../test/support/lora-models.ts";
 import type { UNetConfig } from "../checkpoint/index.ts";
-import { createLayerResolver } from "./layer-names.ts";
+import { layerResolver } from "./layer-names.ts";
 
 /** Sampled from ComfyUI's key maps by test/reference/lora.py; the last column: more than one axis. */
 type Golden = Readonly<{
@@ -23,7 +23,7 @@ const { unet: unets } = readGolden<{ unet: Record<string, { config: UNetConfig }
 
 function openModel(name: string) {
   const golden = readGolden<Golden>(`lora/names-${name}`);
-  return { golden, resolve: createLayerResolver(loraModel(unets[name]?.config, golden.text)) };
+  return { golden, resolve: layerResolver(loraModel(unets[name]?.config, golden.text)) };
 }
 
 test.each(["sd15", "sd21", "sdxl", "refiner"])(
@@ -73,7 +73,7 @@ test("a text encoder's key finds its encoder, or none", () => {
   const layer = "text_model_encoder_layers_0_mlp_fc1";
   const nets = (text: Record<string, [number, number]>) =>
     ["te", "te1", "te2"].map(
-      (prefix) => createLayerResolver(loraModel(undefined, text))(`lora_${prefix}_${layer}`).net,
+      (prefix) => layerResolver(loraModel(undefined, text))(`lora_${prefix}_${layer}`).net,
     );
   expect(nets({ "clip-l": [64, 1] })).toEqual(["clip-l", "clip-l", undefined]);
   expect(nets({ "clip-h": [64, 1] })).toEqual(["clip-h", "clip-h", undefined]);

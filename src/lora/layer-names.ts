@@ -91,8 +91,18 @@ function spellings(canonical: string, diffusers: readonly string[]): string[] {
   return [`lora_unet_${flatten(canonical)}`, `diffusion_model.${canonical}`, ...theirs];
 }
 
-/** Makes the look-up for one model: a file's layer name to the net and layer it means. */
-export function createLayerResolver(model: LoraModel): (name: string) => ResolvedLayer {
+type LayerResolver = (name: string) => ResolvedLayer;
+
+const resolvers = new WeakMap<LoraModel, LayerResolver>();
+
+/** The look-up of one model, made once: a file's layer name to the net and layer it means. */
+export function layerResolver(model: LoraModel): LayerResolver {
+  const resolver = resolvers.get(model) ?? createLayerResolver(model);
+  resolvers.set(model, resolver);
+  return resolver;
+}
+
+function createLayerResolver(model: LoraModel): LayerResolver {
   const unet = model.unet && nameUNet(model.unet);
   const text = new Map([...model.text].map(([kind, targets]) => [kind, indexLayers(targets)]));
 

@@ -7,3 +7,8 @@ export const ADAPTER_RANK_MAX = 1024;
 export const ADAPTER_BYTES_MAX = 4 * 1024 ** 3;
 /** Side of an OFT block; inverting one takes its cube. LyCORIS makes blocks of 4 to some 200. */
 export const OFT_BLOCK_MAX = 1024;
+/**
+ * Memory of a file's factors comes in such pieces, ready ahead: SDXL's largest factor of rank 128 takes
+ * 5 MB. A smaller file gets no more than it needs.
+ */
+export const FACTOR_PIECE_BYTES = 8 * 2 ** 20;

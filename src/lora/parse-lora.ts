@@ -2,11 +2,11 @@ import type { TextEncoderKind } from "../checkpoint/index.ts";
 import { LunaError } from "../kernel/index.ts";
 import type { Safetensors } from "../tensor/index.ts";
 import { type AdapterGroup, groupAdapterKeys, type PartName } from "./adapter-keys.ts";
-import { createLayerResolver, type NetName, type ResolvedLayer } from "./layer-names.ts";
-import { bytesOfPatch, layerPatch } from "./layer-patch.ts";
+import { layerResolver, type NetName, type ResolvedLayer } from "./layer-names.ts";
+import { buffersOf, bytesOfPatch, layerPatch } from "./layer-patch.ts";
 import { ADAPTER_BYTES_MAX } from "./limits.ts";
 import { type AdapterKind, sharedCountOf } from "./low-rank.ts";
-import { FactorMemory } from "./read-factor.ts";
+import { FactorMemory, type PieceSource } from "./read-factor.ts";
 import type { LayerPatch, LoraModel, ParsedLora } from "./types.ts";
 
 /**
@@ -29,14 +29,14 @@ export type Share = Readonly<{ index: number; count: number }>;
 export function parseShare(
   file: Safetensors,
   model: LoraModel,
-  { index, count }: Share,
+  { index, count, newPiece }: Share & Readonly<{ newPiece?: PieceSource }>,
 ): ParsedLora & Readonly<{ isForOthersToo: boolean }> {
-  const resolve = createLayerResolver(model);
+  const resolve = layerResolver(model);
   const { groups: all, otherKeys } = groupAdapterKeys(file);
   const groups = mergeSpellings(all.map((group) => ({ group, ...resolve(group.layer) }))).filter(
     (_, at) => at % count === index,
   );
-  const memory = factorMemory(groups);
+  const memory = factorMemory(groups, newPiece);
   const nets = new Map<NetName, Map<string, LayerPatch>>();
   const unmatchedKeys = index === 0 ? [...otherKeys] : [];
   const kinds = new Set<AdapterKind>();
@@ -64,14 +64,16 @@ export function parseShare(
   const text = new Map<TextEncoderKind, ReadonlyMap<string, LayerPatch>>();
   for (const [net, layers] of nets) if (net !== "unet") text.set(net, layers);
   const format = [...kinds].sort().join("+");
-  return { format, unet, text, unmatchedKeys, bytes, isForOthersToo };
+  const heldBytes = buffersOf({ unet, text }).reduce((sum, { byteLength }) => sum + byteLength, 0);
+  return { format, unet, text, unmatchedKeys, bytes: heldBytes, isForOthersToo };
 }
 
-/** As much as the layers will take, or as the limit lets them. */
-function factorMemory(groups: readonly NamedGroup[]): FactorMemory {
+function factorMemory(groups: readonly NamedGroup[], newPiece?: PieceSource): FactorMemory {
   const counts = groups.map(({ group, target }) => (target ? sharedCountOf(group) : 0));
-  const count = counts.reduce((sum, each) => sum + each, 0);
-  return new FactorMemory(Math.min(count, ADAPTER_BYTES_MAX / Float32Array.BYTES_PER_ELEMENT));
+  return new FactorMemory(
+    counts.reduce((sum, each) => sum + each, 0),
+    newPiece,
+  );
 }
 
 type NamedGroup = ResolvedLayer & Readonly<{ group: AdapterGroup }>;

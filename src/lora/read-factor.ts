@@ -10,25 +10,48 @@ import {
   type Tensor,
   toFloat,
 } from "../tensor/index.ts";
+import { FACTOR_PIECE_BYTES } from "./limits.ts";
 import { isFinite32, transpose } from "./matrix.ts";
 
-/** One piece of memory for many factors. All of it is alive as long as one factor is. */
-export class FactorMemory {
-  readonly #values: Float32Array;
-  #used = 0;
+/** Not zeroed, which takes as long as writing the values. */
+function rawValues(count: number): Float32Array {
+  const { buffer } = Buffer.allocUnsafeSlow(count * Float32Array.BYTES_PER_ELEMENT);
+  return new Float32Array(buffer, 0, count);
+}
 
-  constructor(count: number) {
-    // Not zeroed, which takes as long as writing the values: they are all written, or none is used.
-    const { buffer } = Buffer.allocUnsafeSlow(count * Float32Array.BYTES_PER_ELEMENT);
-    this.#values = new Float32Array(buffer, 0, count);
+/** Gives a piece of FACTOR_PIECE_BYTES. */
+export type PieceSource = () => Float32Array;
+const PIECE_VALUES = FACTOR_PIECE_BYTES / Float32Array.BYTES_PER_ELEMENT;
+export const rawPiece: PieceSource = () => rawValues(PIECE_VALUES);
+
+/** Memory for the factors of one file, in few pieces. A piece is alive as long as one factor in it is. */
+export class FactorMemory {
+  readonly #newPiece: PieceSource;
+  readonly #pieces: { readonly values: Float32Array; used: number }[] = [];
+  #left: number;
+
+  /** `count` values will be asked for in all; fewer than fill a piece get no more than they need. */
+  constructor(count: number, newPiece: PieceSource = rawPiece) {
+    this.#left = count;
+    this.#newPiece = newPiece;
   }
 
-  /** The next `count` values; memory of their own where no more are left. */
   take(count: number): Float32Array {
-    const begin = this.#used;
-    if (begin + count > this.#values.length) return new Float32Array(count);
-    this.#used += count;
-    return this.#values.subarray(begin, this.#used);
+    const hasRoom = ({ values, used }: { values: Float32Array; used: number }) =>
+      used + count <= values.length;
+    const piece = this.#pieces.find(hasRoom) ?? this.#addPiece(count);
+    this.#left -= count;
+    piece.used += count;
+    return piece.values.subarray(piece.used - count, piece.used);
+  }
+
+  #addPiece(count: number) {
+    const size = count > PIECE_VALUES ? count : Math.max(this.#left, count);
+    const values =
+      count <= PIECE_VALUES && size > PIECE_VALUES ? this.#newPiece() : rawValues(size);
+    const piece = { values, used: 0 };
+    this.#pieces.push(piece);
+    return piece;
   }
 }
 

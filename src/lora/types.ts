@@ -65,7 +65,7 @@ export type ParsedLora = Readonly<{
   text: ReadonlyMap<TextEncoderKind, ReadonlyMap<string, LayerPatch>>;
   /** Keys that name no layer of the model; reported once, with an example. */
   unmatchedKeys: readonly string[];
-  /** Bytes held by the factors. */
+  /** Bytes of all memory that the factors keep. */
   bytes: number;
 }>;
 
