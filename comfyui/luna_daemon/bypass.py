@@ -1,7 +1,6 @@
 """Bypass LoRAs: ComfyUI hangs them on the forward of modules, not on weights. Here nothing runs a
 module's forward, so they are read from it and sent as the adapters they stand for."""
 
-
 from comfy.weight_adapter import bypass as stock
 
 

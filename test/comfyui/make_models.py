@@ -5,37 +5,27 @@ Usage: make_models.py FOLDER narrow|full|packs   (needs COMFYUI_PATH)
 """
 
 import os
-import sys
 
-sys.path.insert(0, os.environ["COMFYUI_PATH"])
-ARGUMENTS, sys.argv = sys.argv[1:], ["make_models", "--cpu"]
+# First, because it makes ComfyUI importable.
+from make_weights import ARGUMENTS, META, copied, prefixed, random_weights, unet_shapes
 
-import comfy.options  # noqa: E402
-
-comfy.options.enable_args_parsing()
-
-import comfy.cldm.cldm  # noqa: E402
-import comfy.gligen  # noqa: E402
-import comfy.lora  # noqa: E402
-import comfy.model_base  # noqa: E402
-import comfy.model_detection  # noqa: E402
-import comfy.ops  # noqa: E402
-import comfy.sd1_clip  # noqa: E402
-import comfy.sdxl_clip  # noqa: E402
-import comfy.t2i_adapter.adapter  # noqa: E402
-import comfy.utils  # noqa: E402
-import torch  # noqa: E402
-from comfy.ldm.models.autoencoder import AutoencoderKL  # noqa: E402
-from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel  # noqa: E402
-from safetensors.torch import save_file  # noqa: E402
+import comfy.cldm.cldm
+import comfy.gligen
+import comfy.ops
+import comfy.sd1_clip
+import comfy.sdxl_clip
+import comfy.t2i_adapter.adapter
+import comfy.utils
+import torch
+from comfy.ldm.models.autoencoder import AutoencoderKL
+from make_loras import Loras
+from safetensors.torch import save_file
 
 # Counted up when the weights change, so that they are written again.
 NARROW_VERSION = 6
 FULL_VERSION = 2
 PACKS_VERSION = 1
 
-torch.set_num_threads(1)
-META = torch.device("meta")
 COMMON = {
     "image_size": 32, "out_channels": 4, "use_spatial_transformer": True, "legacy": False,
     "dtype": torch.float32,
@@ -90,37 +80,6 @@ VAE = {
 }  # fmt: skip
 
 
-def unet_shapes(config):
-    net = UNetModel(**_copy(config), device=META, operations=comfy.ops.disable_weight_init)
-    return {name: tuple(each.shape) for name, each in net.state_dict().items()}
-
-
-def _copy(config):
-    """The constructor pops from its lists."""
-    return {name: list(each) if isinstance(each, list) else each for name, each in config.items()}
-
-
-def random_weights(shapes, seed, dtype=torch.float32):
-    """Weights that keep activations near one: variance 1 / inputs, norms near one."""
-    generator = torch.Generator().manual_seed(seed)
-    weights = {}
-    for name, shape in shapes.items():
-        each = torch.randn(shape, generator=generator)
-        if len(shape) > 1:
-            inputs = each[0].numel()
-            each *= (0.5 if "embedding" in name else inputs**-0.5) if inputs else 1.0
-        elif name.endswith("weight"):
-            each = 1.0 + 0.1 * each
-        else:
-            each *= 0.05
-        weights[name] = each.to(dtype)
-    return weights
-
-
-def prefixed(prefix, weights):
-    return {prefix + name: each for name, each in weights.items()}
-
-
 def clip_l(seed, dtype=torch.float16):
     model = comfy.sd1_clip.SDClipModel(device="meta", dtype=torch.float32)
     shapes = {
@@ -151,7 +110,7 @@ def vae(seed, dtype=torch.float16):
 
 
 def control_net(config, seed):
-    kept = {name: each for name, each in _copy(config).items() if name != "out_channels"}
+    kept = {name: each for name, each in copied(config).items() if name != "out_channels"}
     net = comfy.cldm.cldm.ControlNet(
         **kept, hint_channels=3, device=META, operations=comfy.ops.disable_weight_init
     )
@@ -221,151 +180,6 @@ def hypernetwork(seed):
 
     nets = {width: [net(width), net(width)] for width in (768, 320)}
     return {"activation_func": "relu", "is_layer_norm": False, "use_dropout": False, **nets}
-
-
-class Loras:
-    """Adapter files in kohya's names for a UNet's layers."""
-
-    def __init__(self, config, seed=100):
-        weights = {n: torch.empty(s, device=META) for n, s in unet_shapes(config).items()}
-        found = comfy.model_detection.model_config_from_unet(weights, "")
-        found.set_inference_dtype(torch.float32, None)
-        model = found.get_model(weights, "", device=META)
-        shapes = {n: tuple(t.shape) for n, t in model.state_dict().items()}
-        self.diffusers = comfy.utils.unet_to_diffusers(config)
-        keys = comfy.lora.model_lora_keys_unet(model, {})
-        self.layers = {
-            name: shapes[key]
-            # Sorted: ComfyUI's map is made from sets; a layer is to have the same numbers each time.
-            for name, key in sorted(keys.items())
-            if name.startswith("lora_unet_") and key in shapes and len(shapes[key]) > 1
-        }
-        self._generator = torch.Generator().manual_seed(seed)
-
-    def _random(self, *shape, scale=0.1):
-        return torch.randn(*shape, generator=self._generator) * scale
-
-    def _linear(self, only):
-        return {n: s for n, s in self.layers.items() if only in n and len(s) == 2}
-
-    def lora(self, rank=4, alpha=2.0, only=""):
-        tensors = {}
-        for name, shape in self.layers.items():
-            if only not in name:
-                continue
-            tail = (1,) * (len(shape) - 2)
-            tensors[f"{name}.lora_up.weight"] = self._random(shape[0], rank, *tail)
-            tensors[f"{name}.lora_down.weight"] = self._random(rank, *shape[1:])
-            tensors[f"{name}.alpha"] = torch.tensor(alpha)
-        return tensors
-
-    def twice(self):
-        """Attention by diffusers' names and by ComfyUI's own, which it reads first."""
-        own = {
-            f"lora_unet_{ours.removesuffix('.weight').replace('.', '_')}":
-            f"lora_unet_{theirs.removesuffix('.weight').replace('.', '_')}"
-            for theirs, ours in self.diffusers.items()
-        }  # fmt: skip
-        tensors = self.lora(only="attn")
-        for name, shape in self.layers.items():
-            if own.get(name, name) != name and "attn" in own[name] and len(shape) == 2:
-                tensors[f"{name}.lora_up.weight"] = self._random(shape[0], 2)
-                tensors[f"{name}.lora_down.weight"] = self._random(2, shape[1])
-        return tensors
-
-    def tucker(self, rank=4):
-        tensors = {}
-        for name, shape in self.layers.items():
-            if len(shape) == 4 and shape[2] == 3:
-                tensors[f"{name}.lora_up.weight"] = self._random(shape[0], rank, 1, 1)
-                tensors[f"{name}.lora_mid.weight"] = self._random(rank, rank, 3, 3)
-                tensors[f"{name}.lora_down.weight"] = self._random(rank, shape[1], 1, 1)
-                tensors[f"{name}.alpha"] = torch.tensor(2.0)
-        return tensors
-
-    def loha(self, rank=3):
-        tensors = {}
-        for name, shape in self.layers.items():
-            columns = torch.Size(shape[1:]).numel()
-            for side in "12":
-                tensors[f"{name}.hada_w{side}_a"] = self._random(shape[0], rank, scale=0.3)
-                tensors[f"{name}.hada_w{side}_b"] = self._random(rank, columns, scale=0.3)
-            tensors[f"{name}.alpha"] = torch.tensor(1.0)
-        return tensors
-
-    def lokr(self, rank=2, factor=4):
-        tensors = {}
-        for name, shape in self._linear("").items():
-            rows, columns = shape[0] // factor, shape[1] // factor
-            tensors[f"{name}.lokr_w1"] = self._random(factor, factor, scale=0.3)
-            tensors[f"{name}.lokr_w2_a"] = self._random(rows, rank, scale=0.3)
-            tensors[f"{name}.lokr_w2_b"] = self._random(rank, columns, scale=0.3)
-            tensors[f"{name}.alpha"] = torch.tensor(1.0)
-        return tensors
-
-    def dora(self, tensors=None):
-        """`tensors` with a norm for each output."""
-        tensors = tensors or self.lora(only="attn")
-        # Sorted, so that the numbers are the same ones each time.
-        for name in sorted({each.split(".")[0] for each in tensors}):
-            tensors[f"{name}.dora_scale"] = 1.0 + self._random(self.layers[name][0], 1).abs()
-        return tensors
-
-    def lokr_full(self, factor=4):
-        tensors = {}
-        for name, shape in self._linear("attn").items():
-            tensors[f"{name}.lokr_w1"] = self._random(factor, factor)
-            tensors[f"{name}.lokr_w2"] = self._random(shape[0] // factor, shape[1] // factor)
-        return tensors
-
-    def glora(self, rank=4):
-        tensors = {}
-        for name, shape in self._linear("attn").items():
-            outputs, inputs = shape
-            for part, sides in {
-                "a1": (inputs, rank), "a2": (rank, inputs), "b1": (outputs, rank), "b2": (rank, inputs),
-            }.items():  # fmt: skip
-                tensors[f"{name}.{part}.weight"] = self._random(*sides)
-            tensors[f"{name}.alpha"] = torch.tensor(2.0)
-        return tensors
-
-    def oft(self, blocks=8, limit=None):
-        tensors = {}
-        for name, shape in self._linear("attn").items():
-            side = shape[0] // blocks
-            tensors[f"{name}.oft_blocks"] = self._random(blocks, side, side, scale=0.02)
-            if limit is not None:
-                tensors[f"{name}.alpha"] = torch.tensor(limit)
-        return tensors
-
-    def boft(self, stages=2, size=8, limit=0.0):
-        tensors = {}
-        for name, shape in self._linear("attn").items():
-            tensors[f"{name}.oft_blocks"] = self._random(stages, shape[0] // size, size, size)
-            tensors[f"{name}.alpha"] = torch.tensor(limit)
-        return tensors
-
-    def diff(self):
-        tensors = {}
-        for name, shape in self.layers.items():
-            if "attn2_to_k" in name or "conv" in name:
-                tensors[f"{name}.diff"] = self._random(*shape, scale=0.02)
-            if "conv" in name:
-                tensors[f"{name}.diff_b"] = self._random(shape[0])
-        return tensors
-
-    def text(self, rank=4, layers=12, width=768, prefix="lora_te"):
-        tensors = {}
-        for layer in range(layers):
-            for part, outputs, inputs in (
-                ("self_attn_q_proj", width, width),
-                ("mlp_fc1", 4 * width, width),
-            ):
-                name = f"{prefix}_text_model_encoder_layers_{layer}_{part}"
-                tensors[f"{name}.lora_up.weight"] = self._random(outputs, rank)
-                tensors[f"{name}.lora_down.weight"] = self._random(rank, inputs)
-                tensors[f"{name}.alpha"] = torch.tensor(2.0)
-        return tensors
 
 
 def saver(folder):

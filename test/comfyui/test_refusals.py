@@ -292,7 +292,10 @@ SAVES = {
 class Saves(unittest.TestCase):
     def test_force_daemon_says_so(self):
         for node, write in SAVES.items():
-            with self.subTest(node), self.assertRaisesRegex(Unsupported, f"reads .*weight.*{ADVICE}"):
+            with (
+                self.subTest(node),
+                self.assertRaisesRegex(Unsupported, f"reads .*weight.*{ADVICE}"),
+            ):
                 write(*parts("force_daemon"))
 
     def test_auto_writes_comfyuis_own_file(self):
