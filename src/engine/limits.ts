@@ -17,10 +17,10 @@ export const JOB_KILLS_MAX = 4;
 export const LORA_CACHE_BYTES_DEFAULT = 1 << 30;
 /** A LoRA of rank 256 on every SDXL layer is about 3.3 GB; larger files are no LoRAs. */
 export const LORA_FILE_BYTES_MAX = 4_000_000_000;
-/** Memory that each thread that reads adapter files keeps ready, 8 MiB each: enough for 27 MB of F16. */
-export const SPARE_PIECES = 4;
-/** Steps that wait for a file come first. */
-export const SPARE_PIECES_DELAY_MS = 100;
+/** Memory that each thread that reads adapter files keeps ready, 4 MiB each: enough for 27 MB of F16. */
+export const SPARE_PIECES = 8;
+/** Between two that are made ready, which takes 2 to 10 ms: steps come first. */
+export const SPARE_PIECES_DELAY_MS = 40;
 /** What was said once about a LoRA is remembered for this many (file, strength) pairs. */
 export const ANNOUNCED_MAX = 4096;
 /** Longest part of a message of ONNX Runtime that is passed on. */

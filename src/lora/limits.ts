@@ -8,7 +8,7 @@ export const ADAPTER_BYTES_MAX = 4 * 1024 ** 3;
 /** Side of an OFT block; inverting one takes its cube. LyCORIS makes blocks of 4 to some 200. */
 export const OFT_BLOCK_MAX = 1024;
 /**
- * Memory of a file's factors comes in such pieces, ready ahead: SDXL's largest factor of rank 128 takes
- * 5 MB. A smaller file gets no more than it needs.
+ * Memory of a file's factors comes in such pieces, ready ahead. SD1.5's largest factor of rank 64 takes
+ * 2.6 MB; larger ones, and files that need less, get just what they need.
  */
-export const FACTOR_PIECE_BYTES = 8 * 2 ** 20;
+export const FACTOR_PIECE_BYTES = 4 * 2 ** 20;

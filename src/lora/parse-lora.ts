@@ -1,6 +1,6 @@
 import type { TextEncoderKind } from "../checkpoint/index.ts";
 import { LunaError } from "../kernel/index.ts";
-import type { Safetensors } from "../tensor/index.ts";
+import { elementCount, type Safetensors } from "../tensor/index.ts";
 import { type AdapterGroup, groupAdapterKeys, type PartName } from "./adapter-keys.ts";
 import { layerResolver, type NetName, type ResolvedLayer } from "./layer-names.ts";
 import { buffersOf, bytesOfPatch, layerPatch } from "./layer-patch.ts";
@@ -25,7 +25,7 @@ export function parseLora(file: Safetensors, model: LoraModel): ParsedLora {
 /** One of `count` parts of a file that are read apart from each other; `joinLoras` makes them whole. */
 export type Share = Readonly<{ index: number; count: number }>;
 
-/** What `parseLora` gives, of every `count`-th layer; that some key fits is left to `joinLoras`. */
+/** What `parseLora` gives, of a share of the layers; that some key fits is left to `joinLoras`. */
 export function parseShare(
   file: Safetensors,
   model: LoraModel,
@@ -33,9 +33,8 @@ export function parseShare(
 ): ParsedLora & Readonly<{ isForOthersToo: boolean }> {
   const resolve = layerResolver(model);
   const { groups: all, otherKeys } = groupAdapterKeys(file);
-  const groups = mergeSpellings(all.map((group) => ({ group, ...resolve(group.layer) }))).filter(
-    (_, at) => at % count === index,
-  );
+  const named = mergeSpellings(all.map((group) => ({ group, ...resolve(group.layer) })));
+  const groups = shareOf(named, { index, count });
   const memory = factorMemory(groups, newPiece);
   const nets = new Map<NetName, Map<string, LayerPatch>>();
   const unmatchedKeys = index === 0 ? [...otherKeys] : [];
@@ -66,6 +65,17 @@ export function parseShare(
   const format = [...kinds].sort().join("+");
   const heldBytes = buffersOf({ unet, text }).reduce((sum, { byteLength }) => sum + byteLength, 0);
   return { format, unet, text, unmatchedKeys, bytes: heldBytes, isForOthersToo };
+}
+
+/** Each layer goes to the share that has least so far. */
+function shareOf(groups: readonly NamedGroup[], { index, count }: Share): readonly NamedGroup[] {
+  const values = new Array<number>(count).fill(0);
+  return groups.filter(({ group }) => {
+    const least = values.indexOf(Math.min(...values));
+    const own = [...group.parts.values()].map(({ tensor }) => elementCount(tensor.shape));
+    values[least] = own.reduce((sum, each) => sum + each, values[least] ?? 0);
+    return least === index;
+  });
 }
 
 function factorMemory(groups: readonly NamedGroup[], newPiece?: PieceSource): FactorMemory {
