@@ -61,9 +61,6 @@ export interface EngineChild {
   close(ms: number): Promise<void>;
 }
 
-/** As in the daemon (cli/main.ts, cli/serve.ts): a small young generation, and code compiled early. */
-const RUNTIME_FLAGS = ["--max-semi-space-size=2", "--always-sparkplug", "--interrupt-budget=10000"];
-
 function spawnProcess(): ChildProcess {
   const extension = extname(import.meta.filename);
   const path = fileURLToPath(new URL(`./child${extension}`, import.meta.url));
@@ -71,7 +68,9 @@ function spawnProcess(): ChildProcess {
   const loader =
     extension === ".ts" ? pathToFileURL(createRequire(import.meta.url).resolve("tsx")).href : "";
   const execArgs = loader === "" ? [] : ["--import", loader];
-  return spawn(process.execPath, [...RUNTIME_FLAGS, ...execArgs, path], {
+  // As in the daemon itself (cli/main.ts): buffers, not objects, so a small young generation. Its code
+  // is not compiled early (cli/serve.ts): that doubles what the first use of a LoRA takes.
+  return spawn(process.execPath, ["--max-semi-space-size=2", ...execArgs, path], {
     stdio: ["ignore", "ignore", "pipe", "pipe"],
     // ONNX Runtime's native code reads this when it starts; without it, it reports usage to its maker.
     env: childEnvironment({ ORT_DISABLE_TELEMETRY: "1" }),
