@@ -17,8 +17,8 @@ export const JOB_KILLS_MAX = 4;
 export const LORA_CACHE_BYTES_DEFAULT = 1 << 30;
 /** A LoRA of rank 256 on every SDXL layer is about 3.3 GB; larger files are no LoRAs. */
 export const LORA_FILE_BYTES_MAX = 4_000_000_000;
-/** Memory that each thread that reads adapter files keeps ready, 4 MiB each: enough for 27 MB of F16. */
-export const SPARE_PIECES = 8;
+/** Pieces of 4 MiB that each thread that reads adapter files keeps ready at most: enough for 27 MB of F16. */
+export const SPARE_PIECES_MAX = 8;
 /** Between two that are made ready, which takes 2 to 10 ms: steps come first. */
 export const SPARE_PIECES_DELAY_MS = 40;
 /** What was said once about a LoRA is remembered for this many (file, strength) pairs. */

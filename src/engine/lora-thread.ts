@@ -26,11 +26,10 @@ async function read({ id, path, modelKey, model, share }: ReadTask): Promise<Rea
 }
 
 port.on("message", (task: ReadTask) => {
-  spares.pause();
+  spares.begin();
   void read(task).then((result) => {
     const buffers = result.parsed === undefined ? [] : buffersOf(result.parsed);
     port.postMessage(result, buffers);
-    // Not before the first file: an engine without LoRAs needs none.
-    spares.refill();
+    spares.end();
   });
 });
