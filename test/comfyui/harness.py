@@ -135,7 +135,7 @@ class Comfy(Process):
         self.base = folder / name
         (self.base / "custom_nodes").mkdir(parents=True, exist_ok=True)
         (self.base / "models").symlink_to(MODELS)
-        packs = {"luna-test-nodes": HERE / "nodes", **{each.name: each for each in others}}
+        packs = {"luna-test-nodes": HERE / "test_pack", **{each.name: each for each in others}}
         if with_pack:
             packs["luna-daemon"] = ROOT / "comfyui"
         for pack, place in packs.items():
