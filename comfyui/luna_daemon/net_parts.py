@@ -34,10 +34,7 @@ class NetParts:
         ]
 
     def foreign(self):
-        """All that is there now and was not then."""
-        return list(self._found())
-
-    def _found(self):
+        """All that is there now and was not then, one after another."""
         for name, module, attributes, then in self._known:
             if "forward" in attributes:
                 forward = _replaced_forward(module)

@@ -73,8 +73,9 @@ class RemoteUNet(RemoteNet):
             self._resolve(patches, [])
 
     def _check_parts(self):
-        for each in self._parts.foreign():
-            raise Unsupported(_told(each))
+        found = next(self._parts.foreign(), None)
+        if found is not None:
+            raise Unsupported(_told(found))
 
     def _bypass(self):
         return bypass_adapters(self._base.diffusion_model, PREFIX)

@@ -133,8 +133,10 @@ export class NetRunner {
     } finally {
       controlled?.release();
       lease.release();
-      // As the lease does: the next step finds the disk's answer.
-      for (const lora of given.loras) this.#findLora(lora, request).catch(() => undefined);
+      // As the lease does for the net's file: the next step finds the disk's answer.
+      for (const { spec } of given.loras) {
+        if ("name" in spec) registry.resolveLora(spec.name).catch(() => undefined);
+      }
     }
   }
 

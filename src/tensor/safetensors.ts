@@ -37,7 +37,7 @@ function malformed(message: string, cause?: unknown): LunaError {
   return new LunaError("TENSOR_MALFORMED", message, { cause });
 }
 
-// Made once: a frame of a step is parsed six times on its way, and each new one costs as much.
+// One for all frames: each step makes and parses several on its way.
 const UTF8 = new TextDecoder("utf-8", { fatal: true });
 const UTF8_ENCODER = new TextEncoder();
 
